@@ -1,0 +1,1 @@
+"""The api: reads the index and the segment files, never writes either."""

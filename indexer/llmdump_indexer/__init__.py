@@ -1,0 +1,1 @@
+"""The indexer: tails segment files, assembles exchanges, and keeps one SQLite row for each."""

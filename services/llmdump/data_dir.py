@@ -1,0 +1,48 @@
+"""Where everything lives: one data directory, private to its owner.
+
+    <data>/segments/w0-00000001.cbor         the truth: segment files, named writer-number.format
+    <data>/segments/w0-00000001.cbor.zst     the same, sealed
+    <data>/index.sqlite                      derived from the segments, may be deleted
+    <data>/admin_token                       bearer token of the api, made at first start
+    <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
+    <data>/run/writer-0.sock                 where a writer takes records
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+# sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included (unix(7)).
+SOCKET_PATH_BYTES_MAX: Final = 103
+_LONGEST_SOCKET_NAME: Final = "writer-000.sock"
+
+
+class DataDir:
+    """The paths below one data directory. Making it creates nothing; `create` does."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.segments = self.root / "segments"
+        self.run = self.root / "run"
+        self.index = self.root / "index.sqlite"
+        self.admin_token = self.root / "admin_token"
+
+    def create(self) -> "DataDir":
+        """Make the directories, mode 0700, and return self. Blocking. Raises OSError."""
+        for directory in (self.root, self.segments, self.run, self.sockets):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
+
+    @property
+    def sockets(self) -> Path:
+        """Where sockets are: `run`, or for a data directory with a long path a private one with a short path."""
+        if len(os.fsencode(self.run / _LONGEST_SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX:
+            return self.run
+        short = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"llmdump-{os.getuid()}-{short}"
+
+    def writer_endpoint(self, slot: int) -> str:
+        """The ZeroMQ endpoint of the writer in this slot."""
+        return f"ipc://{self.sockets / f'writer-{slot}.sock'}"
