@@ -1,11 +1,11 @@
 """Where everything lives: one data directory, private to its owner.
 
-    <data>/segments/w0-00000001.cbor         the truth: segment files, named writer-number.format
-    <data>/segments/w0-00000001.cbor.zst     the same, sealed
-    <data>/index.sqlite                      derived from the segments, may be deleted
-    <data>/admin_token                       bearer token of the api, made at first start
-    <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
-    <data>/run/writer-0.sock                 where a writer takes records
+<data>/segments/w0-00000001.cbor         the truth: segment files, named writer-number.format
+<data>/segments/w0-00000001.cbor.zst     the same, sealed
+<data>/index.sqlite                      derived from the segments, may be deleted
+<data>/admin_token                       bearer token of the api, made at first start
+<data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
+<data>/run/writer-0.sock                 where a writer takes records
 """
 
 import hashlib

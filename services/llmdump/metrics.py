@@ -173,7 +173,8 @@ def _add(family: Family, metric: Metric, sample: Sample) -> None:
 
 
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
-    running, buckets = 0, []
+    running = 0
+    buckets: list[tuple[str, float]] = []
     for bound, count in zip([*map(str, histogram.bounds), "+Inf"], histogram.counts, strict=True):
         running += count
         buckets.append((bound, running))

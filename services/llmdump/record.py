@@ -111,9 +111,7 @@ def encode(
         (
             _HEAD.pack(MAGIC, ts, b"\x63dir", direction, b"\x63seq\x1b", 0, b"\x64data\x5a", len(data)),
             data,
-            _META.pack(
-                b"\x64meta\xb8", _BASE_ENTRIES + count + identity.entries, b"\x63x_l\x1a", size, b"\x63x_n\x1b", number
-            ),
+            _META.pack(b"\x64meta\xb8", _BASE_ENTRIES + count + identity.entries, b"\x63x_l\x1a", size, b"\x63x_n\x1b", number),
             identity.prefix,
             kind,
             extra,

@@ -16,15 +16,17 @@ of file, not damage). Something that is not a record with bytes after it is dama
 where a whole record begins, counted, and never stops the reading.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import cbor2
 
 from llmdump import record
 from llmdump.record import DamageError, Record
+from llmdump.seekable import SealedFile
 
 V2_MAGIC: Final = "LLMPROXY-CAPTURE-V2"
 V2_VERSION: Final = 2
@@ -124,9 +126,10 @@ def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Loc
     """
     at, view = 0, memoryview(content)
     while at < len(content):
-        size = _whole_record(view, at)
-        if size:
-            yield Located(base + at, size, record.decode(view[at : at + size]))
+        found = _record_at(view, at)
+        if found:
+            size, whole = found
+            yield Located(base + at, size, whole)
             at += size
             continue
         next_at = _next_record(content, at + 1)
@@ -137,20 +140,59 @@ def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Loc
         at = end
 
 
-def _whole_record(view: memoryview, at: int) -> int:
-    """The size of the whole and undamaged record at `at`, else 0."""
+def _record_at(view: memoryview, at: int) -> tuple[int, Record] | None:
+    """The whole and undamaged record at `at` with its size, else None."""
     try:
-        size = record.measure(view[at:], 0)
+        size = record.measure(view, at)
+        return (size, record.decode(view[at : at + size])) if size and at + size <= len(view) else None
     except DamageError:
-        return 0
-    whole = size and at + size <= len(view) and record.is_whole(view[at : at + size])
-    return size if whole else 0
+        return None
 
 
 def _next_record(content: bytes, at: int) -> int:
     """Where the next whole record begins, at or after `at`; -1 if there is none."""
     view = memoryview(content)
     at = content.find(record.MAGIC, at)
-    while at >= 0 and not _whole_record(view, at):
+    while at >= 0 and not _record_at(view, at):
         at = content.find(record.MAGIC, at + 1)
     return at
+
+
+class SegmentFile:
+    """One segment, plain or sealed, read by offsets of the plain file. Close it, or use it in a `with`."""
+
+    def __init__(self, directory: Path, segment: str) -> None:
+        """Open by the name the index uses (`w0-00000001.cbor`). Blocking. Raises FileNotFoundError, ValueError."""
+        name = parse_name(segment)
+        if name is None or name.sealed:
+            raise ValueError(f"{segment!r} is not the name of a segment")
+        self.name = name
+        self._plain: BinaryIO | None = None
+        try:
+            self._plain = (directory / segment).open("rb", buffering=0)
+        except FileNotFoundError:
+            self._sealed = SealedFile(directory / f"{segment}.zst")
+
+    @property
+    def sealed(self) -> bool:
+        """Whether this is the sealed form, to which nothing is ever added."""
+        return self._plain is None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the plain file, now."""
+        return os.fstat(self._plain.fileno()).st_size if self._plain else self._sealed.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end of the file. Blocking; a sealed file decompresses a frame."""
+        return os.pread(self._plain.fileno(), size, offset) if self._plain else self._sealed.read(offset, size)
+
+    def close(self) -> None:
+        """Close the file."""
+        (self._plain or self._sealed).close()
+
+    def __enter__(self) -> "SegmentFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -30,18 +30,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # --- where
     data_dir: Annotated[str, Meta(description="Directory of segments, index and token; made 0700.")] = "./data"
     proxy_listen: Annotated[Address, Meta(description="Where clients connect.")] = "127.0.0.1:7861"
-    api_listen: Annotated[Address, Meta(description="Where the read API and all metrics are served.")] = (
-        "127.0.0.1:7862"
-    )
+    api_listen: Annotated[Address, Meta(description="Where the read API and all metrics are served.")] = "127.0.0.1:7862"
     proxy_admin_listen: Annotated[
         Address, Meta(description="The proxy's own /metrics and /healthz; a second proxy takes a free port.")
     ] = "127.0.0.1:7871"
-    writer_admin_listen: Annotated[Address, Meta(description="As proxy_admin_listen, for the writer.")] = (
-        "127.0.0.1:7872"
-    )
-    indexer_admin_listen: Annotated[Address, Meta(description="As proxy_admin_listen, for the indexer.")] = (
-        "127.0.0.1:7873"
-    )
+    writer_admin_listen: Annotated[Address, Meta(description="As proxy_admin_listen, for the writer.")] = "127.0.0.1:7872"
+    indexer_admin_listen: Annotated[Address, Meta(description="As proxy_admin_listen, for the indexer.")] = "127.0.0.1:7873"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least level of log lines on stderr.")
     ] = "info"
@@ -74,18 +68,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_head_bytes: Annotated[
         int, Meta(ge=1024, le=16 * 1024 * 1024, description="Longest request or response head; beyond: 431 or 502.")
     ] = 65536
-    max_connections: Annotated[int, Meta(ge=1, description="Client connections a proxy process holds; beyond: 503.")] = (
-        10000
-    )
+    max_connections: Annotated[int, Meta(ge=1, description="Client connections a proxy process holds; beyond: 503.")] = 10000
     client_header_timeout_s: Annotated[Seconds, Meta(description="A client's time to send a whole head.")] = 30.0
     client_idle_timeout_s: Annotated[Seconds, Meta(description="How long an idle client connection is kept.")] = 300.0
     client_body_timeout_s: Annotated[
         Seconds, Meta(description="Longest silence within a request body, and of a client that does not read.")
     ] = 300.0
     upstream_connect_timeout_s: Annotated[Seconds, Meta(description="Name look-up, TCP and TLS together.")] = 10.0
-    upstream_header_timeout_s: Annotated[
-        Seconds, Meta(description="From the request's last byte to the response head.")
-    ] = 600.0
+    upstream_header_timeout_s: Annotated[Seconds, Meta(description="From the request's last byte to the response head.")] = (
+        600.0
+    )
     upstream_idle_timeout_s: Annotated[Seconds, Meta(description="Longest silence within a response.")] = 600.0
     upstream_keepalive_s: Annotated[
         Annotated[float, Meta(ge=0)], Meta(description="How long an idle backend connection is kept; 0 for not at all.")
@@ -143,9 +135,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capture_flush_interval: Annotated[
         Annotated[float, Meta(ge=0.01)], Meta(description="Longest time a record waits in the writer, seconds.")
     ] = 0.1
-    capture_max_entries_per_flush: Annotated[
-        int, Meta(ge=1, description="Flush when this many records wait.")
-    ] = 1000
+    capture_max_entries_per_flush: Annotated[int, Meta(ge=1, description="Flush when this many records wait.")] = 1000
     capture_buffer_size: Annotated[int, Meta(ge=1, description="Flush when this many bytes wait.")] = 1024 * 1024
     fsync: Annotated[
         Literal["flush", "off"],
@@ -187,7 +177,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | No
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for source, layer in (*_file_layer(config), *_env_layer(environ), *((f"flag {flag_of(k)}", {k: flags[k]}) for k in flags)):
+    for source, layer in (
+        *_file_layer(config),
+        *_env_layer(environ),
+        *((f"flag {flag_of(k)}", {k: flags[k]}) for k in flags),
+    ):
         for key, value in layer.items():
             values[key] = check(key, value, source)
             origin[key] = source
