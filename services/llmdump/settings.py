@@ -6,6 +6,7 @@ derived from it. A key that nobody knows, or a value that does not fit, stops th
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -17,9 +18,21 @@ from msgspec import Meta
 ENV_PREFIX: Final = "LLMDUMP_"
 CONFIG_FILE: Final = "llmdump.yaml"
 
-Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):\d{1,5}$", title="host:port")]
+_PORT: Final = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+_LEVEL: Final = "(all|heads|sizes|none)"
+# No time here makes sense beyond a year, and event loops refuse an infinite one.
+_YEAR_S: Final = 31_536_000
+
+Address = Annotated[str, Meta(pattern=rf"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):{_PORT}$", title="host:port")]
 OptionalUrl = Annotated[str, Meta(pattern=r"^$|^https?://[^\s/?#]+[^\s?#]*$", title="http(s)://host[:port][/prefix]")]
-Seconds = Annotated[float, Meta(gt=0)]
+Route = Annotated[
+    str, Meta(pattern=r"^(/[^=\s]*)?=https?://[^\s/?#]+[^\s?#]*$", title="/prefix=http(s)://host[:port][/prefix]")
+]
+Rule = Annotated[str, Meta(pattern=rf"^/\S*={_LEVEL}(/{_LEVEL})?$", title="/path[*]=REQUEST/RESPONSE")]
+Endpoint = Annotated[str, Meta(pattern=r"^(ipc|tcp)://\S+$", title="ipc://path or tcp://host:port")]
+Regex = Annotated[str, Meta(title="regular expressions")]
+Name = Annotated[str, Meta(pattern=r"^[^\s:;=&?#]+$", title="names")]
+Seconds = Annotated[float, Meta(gt=0, le=_YEAR_S)]
 Count = Annotated[int, Meta(ge=0)]
 Size = Annotated[int, Meta(ge=0)]
 
@@ -28,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything that can be set. Sizes are bytes, times seconds; a list in the environment is separated by `;`."""
 
     # --- where
-    data_dir: Annotated[str, Meta(description="Directory of segments, index and token; made 0700.")] = "./data"
+    data_dir: Annotated[str, Meta(min_length=1, description="Directory of segments, index and token; made 0700.")] = "./data"
     proxy_listen: Annotated[Address, Meta(description="Where clients connect.")] = "127.0.0.1:7861"
     api_listen: Annotated[Address, Meta(description="Where the read API and all metrics are served.")] = "127.0.0.1:7862"
     proxy_admin_listen: Annotated[
@@ -46,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="Backend for everything, its path prefix kept. Empty: `routes` choose by path."),
     ] = ""
     routes: Annotated[
-        tuple[str, ...],
+        tuple[Route, ...],
         Meta(
             description="Path prefix to backend, longest prefix first: `/v1=https://host` keeps the path, "
             "`/demo/*=http://host` takes the prefix off. Used while `upstream` is empty."
@@ -80,13 +93,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     upstream_idle_timeout_s: Annotated[Seconds, Meta(description="Longest silence within a response.")] = 600.0
     upstream_keepalive_s: Annotated[
-        Annotated[float, Meta(ge=0)], Meta(description="How long an idle backend connection is kept; 0 for not at all.")
+        Annotated[float, Meta(ge=0, le=_YEAR_S)],
+        Meta(description="How long an idle backend connection is kept; 0 for not at all."),
     ] = 60.0
     upstream_max_idle: Annotated[Count, Meta(description="Idle connections kept for each backend.")] = 128
 
     # --- what is captured
     capture_rules: Annotated[
-        tuple[str, ...],
+        tuple[Rule, ...],
         Meta(
             description="`PATH=REQUEST/RESPONSE`, PATH exact or with a trailing `*`, each side one of `all`, `heads`, "
             "`sizes` (sizes and times only), `none`. The first that fits counts; none fits: all/all."
@@ -99,10 +113,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["mask", "keep"], Meta(description="Credentials in heads: masked before they leave the proxy, or kept.")
     ] = "mask"
     capture_secret_headers: Annotated[
-        tuple[str, ...], Meta(description="Names of further header fields to mask, beside the known ones.")
+        tuple[Name, ...], Meta(description="Names of further header fields to mask, beside the known ones.")
     ] = ()
     capture_secret_query: Annotated[
-        tuple[str, ...], Meta(description="Names of further query parameters to mask, beside `key`.")
+        tuple[Name, ...], Meta(description="Names of further query parameters to mask, beside `key`.")
     ] = ()
     capture_redact_bodies: Annotated[
         bool, Meta(description="Mask the exchange's own credentials, the literals and the patterns in bodies too.")
@@ -111,7 +125,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...], Meta(description="Texts masked in bodies with capture_redact_bodies.")
     ] = ()
     capture_redact_patterns: Annotated[
-        tuple[str, ...],
+        tuple[Regex, ...],
         Meta(description="Regular expressions masked in bodies with capture_redact_bodies; a match is ≤ 256 bytes."),
     ] = (r"sk-[A-Za-z0-9_-]{16,}", r"AIza[A-Za-z0-9_-]{35}")
 
@@ -124,7 +138,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="When that is full: drop records (counted, with a gap record), or make clients wait."),
     ] = "drop"
     writer_endpoints: Annotated[
-        tuple[str, ...],
+        tuple[Endpoint, ...],
         Meta(description="ZeroMQ endpoints of the writers. Empty: those found in the data directory."),
     ] = ()
 
@@ -133,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["cbor", "jsonl", "both"], Meta(description="cbor is exact and fast; jsonl is for eyes and jq.")
     ] = "cbor"
     capture_flush_interval: Annotated[
-        Annotated[float, Meta(ge=0.01)], Meta(description="Longest time a record waits in the writer, seconds.")
+        Annotated[float, Meta(ge=0.01, le=3600)], Meta(description="Longest time a record waits in the writer, seconds.")
     ] = 0.1
     capture_max_entries_per_flush: Annotated[int, Meta(ge=1, description="Flush when this many records wait.")] = 1000
     capture_buffer_size: Annotated[int, Meta(ge=1, description="Flush when this many bytes wait.")] = 1024 * 1024
@@ -169,6 +183,15 @@ class Loaded(NamedTuple):
 
 KEYS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 
+GROUPS: Final = {
+    "data_dir": "Where",
+    "upstream": "Forwarding",
+    "capture_rules": "What is captured",
+    "capture_memory_bytes": "From proxy to writer",
+    "capture_format": "Segment files",
+}
+"""The first key of each group of settings, and the group's heading on the reference page."""
+
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Loaded:
     """All layers merged and checked. `flags` has only keys that were given. `config` None means ./llmdump.yaml, if any.
@@ -197,9 +220,13 @@ def check(key: str, value: Any, source: str) -> Any:
     if isinstance(value, str) and isinstance(KEYS[key].default, tuple):
         value = [part.strip() for part in value.split(";") if part.strip()]
     try:
-        return msgspec.convert(value, KEYS[key].type, strict=False)
-    except msgspec.ValidationError as err:
+        converted = msgspec.convert(value, KEYS[key].type, strict=False)
+        if key == "capture_redact_patterns":
+            for pattern in converted:
+                re.compile(pattern)
+    except (msgspec.ValidationError, re.error) as err:
         raise SettingError(f"setting {key} = {value!r} ({source}): allowed is {allowed(key)}") from err
+    return converted
 
 
 def env_of(key: str) -> str:
@@ -224,6 +251,8 @@ def allowed(key: str) -> str:
 
 def _allowed(annotated: Any) -> str:
     schema = msgspec.json.schema(annotated)
+    if schema.get("type") == "array":
+        return f"a list of {schema['items'].get('title', 'texts')}"
     if "enum" in schema:
         return ", ".join(str(value) for value in schema["enum"])
     if schema.get("title"):
@@ -234,7 +263,7 @@ def _allowed(annotated: Any) -> str:
         for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
         if name in schema
     ]
-    return " ".join([words.get(schema.get("type", ""), "a list of texts"), " and ".join(limits)]).strip()
+    return " ".join([words[schema["type"]], " and ".join(limits)]).strip()
 
 
 def _nearest(key: str) -> str:
