@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd  # noqa: PLC0414 - exported: `zstd` is the one of this Python version
 else:
-    from backports import zstd
+    from backports import zstd as zstd  # noqa: PLC0414 - exported: `zstd` is the one of this Python version
 
 FRAME_BYTES: Final = 32 * 1024 * 1024
 """Plain bytes of a frame that we write; the last ones are shorter."""
