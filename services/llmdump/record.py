@@ -25,6 +25,7 @@ Kinds, with their direction and the entries they add (`?`: only where it applies
     head      3  sc, ttfb                                   response head as received; `sc` status, `ttfb` ms
     interim   3  sc                                         a 1xx head as received
     forward   2  x_up, x_addr, x_dial, x_new                request head as sent to the backend; `x_dial` ms, or 0 reused
+    answer    1  sc                                         head and body of a response that the proxy itself made
     chunk   0|3  ci, x_z?, x_f?, x_cut?, x_off?, x_alt?     body bytes of one socket read; `ci` counts from 1
     pipe    0|3  ci                                         bytes after an upgrade
     end       1  se, tc, tb, x_req, x_end, x_err, x_own, x_lost   the exchange is over

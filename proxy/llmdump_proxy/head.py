@@ -1,0 +1,194 @@
+"""Message heads: where they end, whether they are HTTP/1, how their body is framed. Pure; nothing here is rewritten.
+
+llhttp (httptools) judges every head in its strict mode: tokens, obs-fold, bare CR and LF, NUL, doubled or malformed
+Content-Length, Content-Length with Transfer-Encoding. What it lets through and we do not, for a proxy must agree with
+the backend on where a message ends (RFC 9112 section 11.2): Transfer-Encoding in HTTP/1.0, a transfer coding other than
+`chunked` in a request, a missing or doubled Host, a version that is not 1.0 or 1.1.
+
+llhttp tells nothing about offsets, so the end of a head is found here, and only whole heads are fed to it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import httptools
+
+CRLF2: Final = b"\r\n\r\n"
+_FIELDS = re.compile(
+    rb"(?im)^(host|connection|content-length|transfer-encoding|upgrade|content-type):[ \t]*([^\r\n]*?)[ \t]*\r$"
+)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_REQUEST_LINE = re.compile(rb"[A-Z-]+ [^ ]+ HTTP/1\.[01]\r\n")
+
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
+
+
+class BadHeadError(Exception):
+    """A head that must not be forwarded. `status` is what a client gets for its own mistake (400, 431, 501)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class RequestHead(NamedTuple):
+    """What forwarding needs to know of a request head. `raw` are its bytes, the closing empty line included."""
+
+    raw: bytes
+    method: bytes
+    target: bytes
+    """The request target as sent, in origin-form or `*` (RFC 9112 section 3.2): an absolute-form's authority is off."""
+    path: str
+    """The target's path, without the query."""
+    body: int
+    """Length of the body in bytes, or CHUNKED."""
+    keep_alive: bool
+    connection: bytes
+    """The Connection field's value, lower case, several joined by commas."""
+    upgrade: bytes
+    """The protocol of a requested upgrade, or nothing."""
+
+
+class ResponseHead(NamedTuple):
+    """What forwarding needs to know of a response head."""
+
+    raw: bytes
+    status: int
+    body: int
+    """Length of the body in bytes, CHUNKED or UNTIL_CLOSE."""
+    keep_alive: bool
+    connection: bytes
+    content_type: bytes
+
+
+class _Line:
+    """Catches the request target that llhttp reports."""
+
+    __slots__ = ("url",)
+
+    def __init__(self) -> None:
+        self.url = b""
+
+    def on_url(self, url: bytes) -> None:
+        self.url = url
+
+
+class _Nothing:
+    """llhttp judges; we read the bytes ourselves."""
+
+
+def end_of_head(buffer: bytes, max_head_bytes: int) -> int:
+    """Where the head in `buffer` ends, or 0 if it is not there whole yet. Raises BadHeadError for what never will be."""
+    end = buffer.find(CRLF2) + 4
+    if end > max_head_bytes or (end == 3 and len(buffer) > max_head_bytes):
+        raise BadHeadError(431, "head_too_large", f"the message head is longer than {max_head_bytes} bytes (max_head_bytes)")
+    if end > 3:
+        return end
+    if _BARE_LF.search(buffer) or b"\0" in buffer:
+        raise BadHeadError(400, "malformed_head", "a line of the message head does not end with CRLF")
+    return 0
+
+
+def parse_request(raw: bytes) -> RequestHead:
+    """The facts of a whole request head. Raises BadHeadError."""
+    line = _Line()
+    parser = httptools.HttpRequestParser(line)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # the head is well-formed; who upgrades is the backend's to say
+    except httptools.HttpParserError as err:
+        raise BadHeadError(400, "malformed_head", f"not an HTTP/1.1 request: {err}") from None
+    method, version = parser.get_method(), parser.get_http_version()
+    fields = _FIELDS.findall(raw)
+    if not _REQUEST_LINE.match(raw):
+        raise BadHeadError(400, "malformed_head", "the request line is not METHOD SP target SP HTTP/1.0 or 1.1")
+    if method == b"CONNECT":
+        raise BadHeadError(501, "connect_not_supported", "this is not a forward proxy: set it as the client's base URL")
+    _check_host(fields, version)
+    target = origin_form(line.url)
+    return RequestHead(
+        raw=raw,
+        method=method,
+        target=target,
+        path=target.partition(b"?")[0].decode("latin-1"),
+        body=_request_body(fields, version),
+        keep_alive=parser.should_keep_alive() and version == "1.1",
+        connection=_connection(fields),
+        upgrade=_value(fields, b"upgrade") if parser.should_upgrade() else b"",
+    )
+
+
+def parse_response(raw: bytes, method: bytes) -> ResponseHead:
+    """The facts of a whole response head to a request with `method`. Raises BadHeadError."""
+    parser = httptools.HttpResponseParser(_Nothing())
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as err:
+        raise BadHeadError(502, "upstream_malformed", f"the backend's answer is not HTTP/1.1: {err}") from None
+    fields = _FIELDS.findall(raw)
+    status = parser.get_status_code()
+    return ResponseHead(
+        raw=raw,
+        status=status,
+        body=_response_body(fields, status, method),
+        keep_alive=parser.should_keep_alive(),
+        connection=_connection(fields),
+        content_type=_value(fields, b"content-type").lower(),
+    )
+
+
+def _check_host(fields: list[tuple[bytes, bytes]], version: str) -> None:
+    hosts = sum(name.lower() == b"host" for name, _ in fields)
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise BadHeadError(400, "malformed_head", f"{hosts} Host fields, there must be one (RFC 9112 section 3.2)")
+
+
+def origin_form(target: bytes) -> bytes:
+    """The target without the authority of an absolute-form, which never chooses where a request goes."""
+    if target[:1] == b"/" or target == b"*":
+        return target
+    parts = urlsplit(target)
+    if parts.scheme.lower() not in {b"http", b"https"} or not parts.netloc:
+        raise BadHeadError(400, "malformed_head", "the request target is not a path")
+    return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+
+
+def _request_body(fields: list[tuple[bytes, bytes]], version: str) -> int:
+    coding = _value(fields, b"transfer-encoding")
+    if not coding:
+        return int(_value(fields, b"content-length") or 0)
+    if version == "1.0":
+        raise BadHeadError(400, "malformed_head", "Transfer-Encoding in an HTTP/1.0 request (RFC 9112 section 6.1)")
+    if coding.lower() != b"chunked":
+        raise BadHeadError(501, "transfer_coding", "the only transfer coding understood in a request is chunked")
+    return CHUNKED
+
+
+def _response_body(fields: list[tuple[bytes, bytes]], status: int, method: bytes) -> int:
+    """How long the body is, RFC 9112 section 6.3."""
+    if method == b"HEAD" or status in {204, 304} or status < 200:
+        return 0
+    coding = _value(fields, b"transfer-encoding").lower()
+    if coding:
+        return CHUNKED if coding.rpartition(b",")[2].strip() == b"chunked" else UNTIL_CLOSE
+    length = _value(fields, b"content-length")
+    return int(length) if length else UNTIL_CLOSE
+
+
+def _connection(fields: list[tuple[bytes, bytes]]) -> bytes:
+    return b",".join(_values(fields, b"connection")).lower()
+
+
+def _value(fields: list[tuple[bytes, bytes]], name: bytes) -> bytes:
+    return next(_values(fields, name), b"")
+
+
+def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> Iterator[bytes]:
+    return (value for field, value in fields if field.lower() == name)

@@ -1,0 +1,63 @@
+"""What sessions ask of the world of sockets, and what they are told by it. `transport` is the real thing."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from llmdump_proxy.routes import Origin
+
+
+class Transport(Protocol):
+    """One connection; asyncio's transports have all of it."""
+
+    def write(self, data: bytes) -> None: ...
+    def write_eof(self) -> None: ...
+    def can_write_eof(self) -> bool: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class Served(Protocol):
+    """Whoever is served by a backend connection: a session."""
+
+    def upstream_ready(self, upstream: "Upstream") -> None: ...
+    def upstream_failed(self, status: int, code: str, message: str) -> None: ...
+    def upstream_data(self, data: bytes) -> None: ...
+    def upstream_lost(self, error: Exception | None) -> None: ...
+    def upstream_full(self) -> None: ...
+    def upstream_drained(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """A connection to a backend that is ready for a request."""
+
+    @property
+    def transport(self) -> Transport: ...
+
+    facts: bytes
+    """The encoded `x_up` and `x_addr` entries."""
+    dial_ms: float
+    """What it took to make it."""
+    uses: int
+    """Exchanges it has been used for."""
+
+    def attach(self, served: Served) -> None:
+        """From now on what it reads goes to `served`."""
+
+
+class Upstreams(Protocol):
+    """The way to backends."""
+
+    def take(self, origin: Origin) -> Upstream | None:
+        """An idle connection, if there is one."""
+
+    def leave(self, upstream: Upstream, *, reusable: bool) -> None:
+        """The exchange on it is over."""
+
+    def dial(self, served: Served, origin: Origin) -> Callable[[], None]:
+        """Make a connection and tell `served` (`upstream_ready` or `upstream_failed`), later; gives what cancels it."""
+
+    def reset(self, client: Transport) -> None:
+        """Close a client's connection, after what is written, in a way that it cannot take for a clean end."""

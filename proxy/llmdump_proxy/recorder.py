@@ -1,0 +1,278 @@
+"""What happens becomes numbered records, handed over at once. No I/O, no clock: times come in, records go to a `Shelf`.
+
+Every record that is made takes the next number of this proxy instance, whether there is room for it or not. Where there
+is none, the rest of its exchange is dropped with it, the numbers are remembered, and a `gap` record names them as soon
+as anything can be taken again: a hole in the numbers that no gap record explains is a loss that nobody intended.
+"""
+
+import functools
+import struct
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import uuid_utils
+
+from llmdump.record import (
+    BACKEND_TO_PROXY,
+    CLIENT_TO_PROXY,
+    PROXY_TO_BACKEND,
+    PROXY_TO_CLIENT,
+    Identity,
+    encode,
+    encode_chunk,
+    entries,
+    kind_entry,
+)
+from llmdump_proxy.framing import Framing
+from llmdump_proxy.redact import BodyRedactor, Held, Redaction
+from llmdump_proxy.rules import EVERYTHING, Levels
+
+_HELLO: Final = kind_entry("hello")
+_HEAD: Final = kind_entry("head")
+_INTERIM: Final = kind_entry("interim")
+_FORWARD: Final = kind_entry("forward")
+_ANSWER: Final = kind_entry("answer")
+_PIPE: Final = kind_entry("pipe")
+_END: Final = kind_entry("end")
+_GAP: Final = kind_entry("gap")
+_BYE: Final = kind_entry("bye")
+
+_KEY = b"\x65x_key\x70"
+_STATUS = struct.Struct(">4sH")
+_STATUS_TTFB = struct.Struct(">4sH6sd")
+_DIAL = struct.Struct(">8sd6sc")
+_INDEX = struct.Struct(">4sI")
+_END_FIELDS = struct.Struct(">4s4sI4sQ7sQ8sIsIsI8sQ")
+_U32_MAX: Final = 0xFFFFFFFF
+
+
+class Shelf(Protocol):
+    """Where records go: the outbox towards the writers."""
+
+    def lane(self, exchange: str) -> Any:
+        """The writer an exchange goes to, all of it."""
+
+    def ship(self, lane: Any, number: int, record: bytes, *, reserve: bool = False) -> bool:
+        """Take a record, or say that there is no room. `reserve` may use the room kept for gaps and ends."""
+
+
+class Recorder:
+    """Makes the records of one proxy instance."""
+
+    def __init__(self, instance: str, shelf: Shelf, truncate_bytes: int = 0, redaction: Redaction | None = None) -> None:
+        """`instance` is 16 hex digits. `truncate_bytes` 0 keeps all of every payload."""
+        self.instance = instance
+        self.shelf = shelf
+        self.truncate_bytes = truncate_bytes
+        self.redaction = redaction
+        self.made = 0
+        """Records numbered so far: the number of the last one."""
+        self.dropped = 0
+        """Records for which there was no room."""
+        self.on_full: Callable[[], None] | None = None
+        """With `block`: called instead of dropping; the record is taken all the same, and reading must stop."""
+        self._own = Identity(instance)
+        self._gaps: list[list[int]] = []
+
+    def begin(self, session: str, backend: str, levels: Levels = EVERYTHING) -> "Capture":
+        """A new exchange. `session` names the client connection, `backend` the provider."""
+        return Capture(self, str(uuid_utils.uuid7()), session, backend, levels)
+
+    def hello(self, ts: float, about: dict[str, Any]) -> None:
+        """The first record of the instance."""
+        extra, count = entries({"x_about": about})
+        self._own_record(ts, _HELLO, extra, count)
+
+    def bye(self, ts: float) -> None:
+        """The last record of the instance, after any gap that is not told yet."""
+        self.tell_gaps(ts)
+        extra, count = entries({"x_last": self.made + 1})
+        self._own_record(ts, _BYE, extra, count)
+
+    def tell_gaps(self, ts: float) -> None:
+        """Name the numbers that were dropped since the last time, if there is room to."""
+        if not self._gaps:
+            return
+        gaps, self._gaps = self._gaps, []
+        extra, count = entries({"x_gap": gaps, "x_why": "overflow"})
+        if not self._own_record(ts, _GAP, extra, count):
+            self._gaps = gaps + self._gaps
+
+    def put(self, lane: Any, number: int, record: bytes, *, reserve: bool = False) -> bool:
+        """Hand a record over; False if it had to be dropped."""
+        if self.shelf.ship(lane, number, record, reserve=reserve):
+            return True
+        if self.on_full:
+            self.on_full()
+            if self.shelf.ship(lane, number, record, reserve=True):
+                return True
+        self.lose(number)
+        return False
+
+    def next(self) -> int:
+        """The next record's number."""
+        self.made += 1
+        return self.made
+
+    def lose(self, number: int) -> None:
+        """Remember a number whose record will never come."""
+        self.dropped += 1
+        if self._gaps and self._gaps[-1][1] == number - 1:
+            self._gaps[-1][1] = number
+        else:
+            self._gaps.append([number, number])
+
+    def _own_record(self, ts: float, kind: bytes, extra: bytes, count: int) -> bool:
+        number = self.next()
+        record = encode(ts, CLIENT_TO_PROXY, number, b"", self._own, kind, extra, count)
+        return self.put(self.shelf.lane(self.instance), number, record, reserve=True)
+
+
+class Capture:
+    """The records of one exchange. Methods are called in the order in which things happened; times are seconds."""
+
+    __slots__ = (
+        "_identity",
+        "_lane",
+        "_levels",
+        "_recorder",
+        "_redactors",
+        "exchange",
+        "indexes",
+        "lost",
+    )
+
+    def __init__(self, recorder: Recorder, exchange: str, session: str, backend: str, levels: Levels) -> None:
+        self.exchange = exchange
+        """The exchange's id, a UUIDv7."""
+        self.lost = 0
+        """Records of this exchange for which there was no room."""
+        self.indexes = [0, 0, 0, 0]
+        """Chunks so far, by direction."""
+        self._recorder = recorder
+        self._lane = recorder.shelf.lane(exchange)
+        self._identity = Identity(recorder.instance, exchange, {"sid": session, "be": backend})
+        self._levels = levels
+        self._redactors: list[BodyRedactor | None] = [None, None, None, None]
+
+    def request(self, ts: float, head: bytes, peer: bytes, key_hash: str, secrets: tuple[bytes, ...], bad: str = "") -> None:
+        """The request head as received, masked. `peer` is the encoded `x_peer` entry, `bad` why it was refused."""
+        if self._recorder.redaction:
+            redaction = self._recorder.redaction.with_secrets(secrets)
+            self._redactors = [BodyRedactor(redaction), None, None, BodyRedactor(redaction)]
+        more: dict[str, Any] = {"x_bad": bad} if bad else {}
+        if self._levels != EVERYTHING:
+            more["x_rule"] = "/".join(self._levels)
+        extra, count = entries(more) if more else (b"", 0)
+        fields = peer + _KEY + key_hash.encode("ascii") + extra
+        self._head(ts, CLIENT_TO_PROXY, head, self._levels.request, _HEAD, fields, 2 + count)
+
+    def forward(self, ts: float, head: bytes, facts: bytes, dial_ms: float, *, new: bool) -> None:
+        """The request head as sent to the backend, masked. `facts` are the encoded `x_up` and `x_addr` entries."""
+        fields = facts + _DIAL.pack(b"\x66x_dial\xfb", dial_ms, b"\x65x_new", b"\xf5" if new else b"\xf4")
+        self._head(ts, PROXY_TO_BACKEND, head, self._levels.request, _FORWARD, fields, 4)
+
+    def response(self, ts: float, head: bytes, status: int, ttfb_ms: float) -> None:
+        """The response head as received, masked; `ttfb_ms` since the request head was sent on."""
+        fields = _STATUS_TTFB.pack(b"\x62sc\x19", status, b"\x64ttfb\xfb", ttfb_ms)
+        self._head(ts, BACKEND_TO_PROXY, head, self._levels.response, _HEAD, fields, 2)
+
+    def interim(self, ts: float, head: bytes, status: int) -> None:
+        """A 1xx head as received."""
+        fields = _STATUS.pack(b"\x62sc\x19", status)
+        self._head(ts, BACKEND_TO_PROXY, head, self._levels.response, _INTERIM, fields, 1)
+
+    def answer(self, ts: float, response: bytes, status: int) -> None:
+        """A whole response that the proxy itself made."""
+        self._put(ts, PROXY_TO_CLIENT, response, _ANSWER, _STATUS.pack(b"\x62sc\x19", status), 1)
+
+    def pipe(self, ts: float, direction: int, data: bytes) -> None:
+        """Bytes after an upgrade."""
+        self._payload(Held(ts, data, None, False), direction, _PIPE)
+
+    def chunk(self, ts: float, direction: int, data: bytes, framing: Framing | None, *, last: bool) -> None:
+        """The body bytes of one read."""
+        redactor = self._redactors[direction]
+        if redactor is None:
+            self._payload(Held(ts, data, framing, last), direction, b"")
+            return
+        for held in redactor.feed(Held(ts, data, framing, last)):
+            self._payload(held, direction, b"")
+
+    def end(
+        self, ts: float, reason: str, code: str, request_bytes: int, response_bytes: int, own_ns: tuple[int, int, int]
+    ) -> None:
+        """The exchange is over; `own_ns` is our own time: first response bytes, worst read, sum."""
+        self._flush_redactors()
+        first, worst, total = (min(ns // 1000, _U32_MAX) for ns in own_ns)
+        fields = _END_FIELDS.pack(
+            b"\x62se\xf5", b"\x62tc\x1a", self.indexes[BACKEND_TO_PROXY], b"\x62tb\x1b", response_bytes,
+            b"\x65x_req\x1b", request_bytes, b"\x65x_own\x83\x1a", first, b"\x1a", worst, b"\x1a", total,
+            b"\x66x_lost\x1b", self.lost,
+        )  # fmt: skip
+        self._put(ts, PROXY_TO_CLIENT, b"", _END, fields + _outcome(reason, code), 8, reserve=True)
+        self._recorder.tell_gaps(ts)
+
+    def _head(self, ts: float, direction: int, head: bytes, level: str, kind: bytes, fields: bytes, count: int) -> None:
+        if level in {"all", "heads"}:
+            self._put(ts, direction, head, kind, fields, count)
+        else:
+            extra, more = _left_out(len(head) if level == "sizes" else 0)
+            self._put(ts, direction, b"", kind, fields + extra, count + more)
+
+    def _payload(self, held: Held, direction: int, kind: bytes) -> None:
+        """A chunk (`kind` empty) or pipe record, as much of it as the rules leave."""
+        level = self._levels.response if direction == BACKEND_TO_PROXY else self._levels.request
+        if level == "none":
+            return
+        self.indexes[direction] += 1
+        data, extra, count = held.data, b"", 0
+        if level != "all":
+            data, (extra, count) = b"", _left_out(len(held.data))
+        elif self._recorder.truncate_bytes and len(data) > self._recorder.truncate_bytes:
+            extra, count = entries({"x_cut": len(data)})
+            data = data[: self._recorder.truncate_bytes]
+        elif held.framing is not None:
+            extra, count = entries({"x_f": held.framing})
+        if held.altered:
+            extra, count = extra + b"\x65x_alt\xf5", count + 1
+        if kind:
+            index = _INDEX.pack(b"\x62ci\x1a", self.indexes[direction])
+            self._put(held.ts, direction, data, kind, index + extra, count + 1)
+        elif not self.lost:
+            number = self._recorder.next()
+            index_of = self.indexes[direction]
+            record = encode_chunk(held.ts, direction, number, data, self._identity, index_of, held.last, extra, count)
+            if not self._recorder.put(self._lane, number, record):
+                self.lost += 1
+        else:
+            self._skip()
+
+    def _put(
+        self, ts: float, direction: int, data: bytes, kind: bytes, fields: bytes, count: int, *, reserve: bool = False
+    ) -> None:
+        if self.lost and not reserve:
+            self._skip()
+            return
+        number = self._recorder.next()
+        record = encode(ts, direction, number, data, self._identity, kind, fields, count)
+        if not self._recorder.put(self._lane, number, record, reserve=reserve):
+            self.lost += 1
+
+    def _skip(self) -> None:
+        self.lost += 1
+        self._recorder.lose(self._recorder.next())
+
+    def _flush_redactors(self) -> None:
+        for direction, redactor in enumerate(self._redactors):
+            for held in redactor.flush() if redactor else ():
+                self._payload(held, direction, b"")
+
+
+@functools.lru_cache(maxsize=256)
+def _outcome(reason: str, code: str) -> bytes:
+    return entries({"x_end": reason, "x_err": code})[0]
+
+
+def _left_out(size: int) -> tuple[bytes, int]:
+    return entries({"x_off": True, "x_cut": size})

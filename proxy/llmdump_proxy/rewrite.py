@@ -1,0 +1,44 @@
+"""What a proxy must change in a head, and nothing else: Host, and the fields that end at this hop. Pure.
+
+RFC 9110 section 7.6.1: Connection and what it names, Keep-Alive and Proxy-Connection are for one connection only. A
+field that frames or routes the message is never dropped, whatever Connection names. All other bytes stay as they are.
+"""
+
+import re
+from typing import Final
+
+_HOP: Final = rb"connection|keep-alive|proxy-connection"
+_REQUEST = re.compile(rb"(?im)^(host|" + _HOP + rb"):[^\n]*\n")
+_RESPONSE = re.compile(rb"(?im)^(?:" + _HOP + rb"):[^\n]*\n")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_NEVER_DROPPED: Final = frozenset({b"close", b"host", b"content-length", b"transfer-encoding", b"upgrade", b"keep-alive"})
+
+
+def request(raw: bytes, target: bytes, host: bytes, connection: bytes, upgrade: bytes) -> bytes:
+    """The head to send to the backend: another target and Host, without the client's hop-by-hop fields.
+
+    `connection` is the Connection field's value in lower case; `upgrade`, if any, is asked of the backend too.
+    """
+    line_end = raw.index(b"\n") + 1
+    method, _, version = raw[:line_end].split(b" ")
+    host_line = b"Host: " + host + b"\r\n"
+    fields = _REQUEST.sub(lambda found: host_line if len(found[1]) == 4 else b"", raw[line_end:])
+    fields = _without(fields, connection)
+    if upgrade:
+        fields = b"Connection: Upgrade\r\n" + fields
+    return b"%b %b %b%b" % (method, target, version, fields)
+
+
+def response(raw: bytes, connection: bytes, *, close: bool) -> bytes:
+    """The head to send to the client: without the backend's hop-by-hop fields, with `Connection: close` if `close`."""
+    line_end = raw.index(b"\n") + 1
+    fields = _without(_RESPONSE.sub(b"", raw[line_end:]), connection)
+    return raw[:line_end] + (b"Connection: close\r\n" + fields if close else fields)
+
+
+def _without(fields: bytes, connection: bytes) -> bytes:
+    """The fields without those that Connection names."""
+    named = [token for token in _TOKEN.findall(connection) if token not in _NEVER_DROPPED]
+    if not named:
+        return fields
+    return re.sub(rb"(?im)^(?:" + b"|".join(map(re.escape, named)) + rb"):[^\n]*\n", b"", fields)

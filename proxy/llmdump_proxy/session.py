@@ -1,0 +1,702 @@
+"""One client connection: what to do for each thing that happens. No sockets, no clock, no tasks in here.
+
+A `Session` is told what its transports saw and calls `write`, `close`, `pause_reading` … on them; tests hand in small
+fakes and read a transcript. The handler of each side *is* the state of that side:
+
+    client side      _await_head ──▶ _request_body ──▶ _await_response ──▶ _await_head …
+                         │                 │                  └─(101)─▶ _pipe_up
+                         └──── refused, or answered by us ────▶ _discard ─▶ closed
+    backend side     _no_upstream ──▶ _response_head ──▶ _response_body ──▶ _response_over ──▶ _no_upstream
+                                            │                               (request still coming)
+                                            └─(101)─▶ _pipe_down
+
+Rules for whoever edits this file:
+- Bytes read are written on in the same call, unchanged, before anything is recorded or counted.
+- An exchange begins when its head is whole (or refused) and ends by `_finish`, exactly once, with a reason.
+- A response that was begun and cannot be completed ends in a cut connection, never in what looks like a clean end.
+- One exchange at a time: what a client sends early waits in `_pending` (pipelining, RFC 9112 section 9.3.2).
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+
+from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, entries
+from llmdump_proxy import rewrite, routes
+from llmdump_proxy.engine import Engine
+from llmdump_proxy.framing import BadFramingError, Body, LengthBody, Piece, UntilCloseBody, body_of
+from llmdump_proxy.head import (
+    BadHeadError,
+    RequestHead,
+    ResponseHead,
+    end_of_head,
+    origin_form,
+    parse_request,
+    parse_response,
+)
+from llmdump_proxy.ports import Transport, Upstream
+from llmdump_proxy.recorder import Capture
+from llmdump_proxy.routes import Route
+from llmdump_proxy.secrets import Masked
+
+PENDING_BYTES_MAX: Final = 65536
+"""Pipelined bytes kept while an exchange goes on; beyond, the client is not read."""
+BACKLOG_BYTES_MAX: Final = 65536
+"""Request body kept while the backend is being reached; beyond, the client is not read."""
+LINGER_S: Final = 2.0
+"""How long a client that was answered early may go on sending, so that it can read the answer before a reset."""
+
+# Why the client (or the backend) is not read at the moment: any bit set means it is paused.
+HOLD_UPSTREAM_FULL: Final = 1
+HOLD_BACKLOG: Final = 2
+HOLD_PENDING: Final = 4
+HOLD_CAPTURE: Final = 8
+HOLD_CLIENT_FULL: Final = 16
+
+_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+_REASONS: Final = {
+    400: "Bad Request", 404: "Not Found", 408: "Request Timeout", 431: "Request Header Fields Too Large",
+    501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
+}  # fmt: skip
+
+
+class Exchange:
+    """What is known of the exchange that goes on."""
+
+    __slots__ = (
+        "body", "capture", "client_eof", "forwarded_at_ns", "masked", "own_first_ns", "own_sum_ns", "own_worst_ns", "request",
+        "request_bytes", "response", "response_body", "response_bytes", "response_over", "route",
+    )  # fmt: skip
+
+    def __init__(self, capture: Capture | None) -> None:
+        self.capture = capture
+        self.request: RequestHead | None = None
+        self.masked: Masked | None = None
+        self.route: Route | None = None
+        self.body: Body = LengthBody(0)
+        self.response: ResponseHead | None = None
+        self.response_body: Body = LengthBody(0)
+        self.response_over = False
+        self.client_eof = False
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.forwarded_at_ns = 0
+        self.own_first_ns = 0
+        self.own_worst_ns = 0
+        self.own_sum_ns = 0
+
+    def took(self, since_ns: int, *, first: bool = False) -> None:
+        """Count our own time for one read, from `since_ns` to now."""
+        took_ns = time.perf_counter_ns() - since_ns
+        self.own_sum_ns += took_ns
+        self.own_worst_ns = max(self.own_worst_ns, took_ns)
+        if first:
+            self.own_first_ns = took_ns
+
+
+class Session:
+    """One client connection and the backend connection that serves it at the moment."""
+
+    def __init__(self, engine: Engine, client: Transport, peer: str) -> None:
+        """`peer` is the client's address, `host:port`."""
+        self._engine = engine
+        self._client = client
+        self._peer = entries({"x_peer": peer})[0]
+        self._name = engine.session_name()
+        self._upstream: Upstream | None = None
+        self._exchange: Exchange | None = None
+        self._buffer = b""
+        self._pending = b""
+        self._backlog: list[bytes] = []
+        self._backlog_bytes = 0
+        self._client_holds = 0
+        self._upstream_holds = 0
+        self._dial: Callable[[], None] | None = None
+        self._from_client: Callable[[bytes], None] = self._await_head
+        self._from_upstream: Callable[[bytes], None] = self._no_upstream
+        self._touched = engine.clock.now
+        self._head_since = 0.0
+        self._closing = False
+
+    # ------------------------------------------------------------------ what the transports saw
+
+    def client_data(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        self._touched = self._engine.clock.now
+        self._engine.stats.client_bytes += len(data)
+        self._from_client(data)
+
+    def upstream_data(self, data: bytes) -> None:
+        """Bytes came from the backend."""
+        self._touched = self._engine.clock.now
+        self._engine.stats.upstream_bytes += len(data)
+        self._from_upstream(data)
+
+    def client_eof(self) -> bool:
+        """The client sends no more. True keeps the connection open for what is still to be answered.
+
+        A half-close is passed on where it can be (plain TCP): the backend then decides, as it would have without us.
+        To a TLS backend it cannot be, and is taken for what it nearly always is: the client has gone.
+        """
+        exchange = self._exchange
+        if exchange is None or self._from_client == self._discard:
+            return False
+        if not exchange.body.done and not self._piping:
+            over = exchange.response_over
+            self._finish("complete" if over else "client_closed", "request_unfinished" if over else "request_cut")
+            return False
+        exchange.client_eof = True
+        return self._upstream is None or self._pass_eof_on(self._upstream)
+
+    def _pass_eof_on(self, upstream: Upstream) -> bool:
+        if upstream.transport.can_write_eof():
+            upstream.transport.write_eof()
+            return True
+        self._finish("client_closed", "client_left")
+        return False
+
+    def client_lost(self) -> None:
+        """The client's connection is gone."""
+        self._closing = True
+        if self._exchange:
+            self._finish("client_closed", "client_left")
+
+    def upstream_ready(self, upstream: Upstream) -> None:
+        """The backend was reached."""
+        self._dial = None
+        exchange = self._exchange
+        assert exchange is not None
+        self._attach(upstream)
+        if self._backlog:
+            upstream.transport.write(b"".join(self._backlog))
+            self._backlog, self._backlog_bytes = [], 0
+        self._release_client(HOLD_BACKLOG)
+        if exchange.client_eof:
+            self._pass_eof_on(upstream)
+
+    def upstream_failed(self, status: int, code: str, message: str) -> None:
+        """The backend was not reached."""
+        self._dial = None
+        self._answer(status, code, message, "timeout" if status == 504 else "upstream_error")
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The backend's connection is gone; `error` None if it ended cleanly."""
+        upstream, self._upstream = self._upstream, None
+        self._from_upstream = self._no_upstream
+        exchange = self._exchange
+        if exchange is None or upstream is None:
+            return
+        if exchange.response_over:
+            self._finish("complete", "request_unfinished")
+        elif exchange.response is None:
+            self._lost_before_response(exchange, upstream, error)
+        elif error is None and (isinstance(exchange.response_body, UntilCloseBody) or self._piping):
+            self._end_of_body(exchange)
+        else:
+            self._cut_by_upstream(exchange, error)
+
+    def client_full(self) -> None:
+        """The client reads slower than we write."""
+        self._hold_upstream(HOLD_CLIENT_FULL)
+
+    def client_drained(self) -> None:
+        """The client has caught up."""
+        self._release_upstream(HOLD_CLIENT_FULL)
+
+    def upstream_full(self) -> None:
+        """The backend reads slower than we write."""
+        self._hold_client(HOLD_UPSTREAM_FULL)
+
+    def upstream_drained(self) -> None:
+        """The backend has caught up."""
+        self._release_client(HOLD_UPSTREAM_FULL)
+
+    def capture_full(self) -> None:
+        """Records have no room, and clients are to wait (`on_overflow: block`)."""
+        self._hold_client(HOLD_CAPTURE)
+        self._hold_upstream(HOLD_CAPTURE)
+
+    def capture_drained(self) -> None:
+        """Records have room again."""
+        self._release_client(HOLD_CAPTURE)
+        self._release_upstream(HOLD_CAPTURE)
+
+    # ------------------------------------------------------------------ time and stopping
+
+    def tick(self) -> None:
+        """Look whether something has taken too long. Called a few times a second."""
+        limits, now = self._engine.settings, self._engine.clock.now
+        silent_s = now - self._touched
+        if self._client_holds & HOLD_CAPTURE:
+            return
+        if self._from_client == self._discard:
+            self._tick_closing(now - self._head_since, silent_s)
+        elif self._exchange is not None:
+            self._tick_exchange(self._exchange, silent_s)
+        elif self._buffer:
+            if now - self._head_since > limits.client_header_timeout_s:
+                self._refuse(self._buffer, BadHeadError(408, "head_timeout", "the request head did not come in time"))
+        elif silent_s > limits.client_idle_timeout_s:
+            self._client.close()
+
+    def _tick_closing(self, lingering_s: float, silent_s: float) -> None:
+        if silent_s > self._engine.settings.client_body_timeout_s:
+            self._client.abort()  # it does not even read our last word
+        elif lingering_s > LINGER_S:
+            self._client.close()
+
+    def _tick_exchange(self, exchange: Exchange, silent_s: float) -> None:
+        limits = self._engine.settings
+        if self._piping or self._dial:
+            return  # a pipe may be silent for ever (TCP keep-alive guards it); dialling has its own time-out
+        if exchange.response_over:
+            if silent_s > LINGER_S:
+                self._finish("complete", "request_unfinished")
+        elif not exchange.body.done and not exchange.response:
+            waits_for_us = self._client_holds & HOLD_UPSTREAM_FULL
+            limit_s = limits.upstream_idle_timeout_s if waits_for_us else limits.client_body_timeout_s
+            if silent_s > limit_s:
+                code = "upstream_stalled" if waits_for_us else "request_timeout"
+                self._answer(504 if waits_for_us else 408, code, f"no progress for {limit_s:g} s", "timeout")
+        elif exchange.response is None:
+            if silent_s > limits.upstream_header_timeout_s:
+                message = f"no response head for {limits.upstream_header_timeout_s:g} s (upstream_header_timeout_s)"
+                self._answer(504, "upstream_timeout", message, "timeout")
+        else:
+            stalled = bool(self._upstream_holds & HOLD_CLIENT_FULL)
+            if silent_s > (limits.client_body_timeout_s if stalled else limits.upstream_idle_timeout_s):
+                self._cut(exchange, "timeout", "client_stalled" if stalled else "upstream_stalled")
+
+    def wind_down(self) -> None:
+        """Accept no further exchange; leave if none goes on."""
+        self._closing = True
+        if self._exchange is None:
+            self._client.close()
+
+    def shut_down(self) -> None:
+        """End whatever goes on, now."""
+        self._closing = True
+        if self._exchange is None:
+            self._client.close()
+        elif self._exchange.response is None:
+            self._answer(503, "shutdown", "llmdump is stopping", "shutdown")
+        else:
+            self._cut(self._exchange, "shutdown", "")
+
+    # ------------------------------------------------------------------ the client's side
+
+    def _await_head(self, data: bytes) -> None:
+        since_ns = time.perf_counter_ns()
+        if self._buffer:
+            data = self._buffer + data
+        else:
+            self._head_since = self._engine.clock.now
+        data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 section 2.2
+        try:
+            end = end_of_head(data, self._engine.settings.max_head_bytes)
+            if not end:
+                self._buffer = data
+                return
+            request = parse_request(data[:end])
+        except BadHeadError as err:
+            self._refuse(data, err)
+            return
+        self._buffer = b""
+        self._begin(request, data[end:], since_ns)
+
+    def _begin(self, request: RequestHead, rest: bytes, since_ns: int) -> None:
+        engine = self._engine
+        levels = engine.rules.levels(request.path)
+        provider = routes.provider(request.path)
+        recorded = levels != ("none", "none")
+        exchange = Exchange(engine.recorder.begin(self._name, provider, levels) if recorded else None)
+        self._exchange = exchange
+        engine.stats.began(recorded=recorded)
+        exchange.request = request
+        exchange.body = body_of(request.body)
+        exchange.route = engine.routes.find(request.path)
+        self._from_client = self._await_response if exchange.body.done else self._request_body
+        if exchange.route is None:
+            self._record_request(exchange, request)
+            self._answer(404, "no_route", f"no backend for {request.path}: set LLMDUMP_UPSTREAM or a route", "bad_request")
+            return
+        upstream = engine.take_upstream(exchange.route.origin)
+        if upstream is None:
+            self._record_request(exchange, request)
+            self._from_upstream = self._no_upstream
+            self._dial = engine.dial(self, exchange.route.origin)
+        else:
+            self._attach(upstream, since_ns)
+        if rest:
+            self._from_client(rest)
+
+    def _attach(self, upstream: Upstream, since_ns: int = 0) -> None:
+        """Send the head on, then record it; `since_ns` if the request was read just now."""
+        exchange = self._exchange
+        assert exchange and exchange.request and exchange.route
+        request, route = exchange.request, exchange.route
+        self._upstream = upstream
+        upstream.attach(self)
+        if self._upstream_holds:
+            upstream.transport.pause_reading()
+        self._from_upstream = self._response_head
+        target = route.target(request.target)
+        upstream.transport.write(rewrite.request(request.raw, target, route.host, request.connection, request.upgrade))
+        exchange.forwarded_at_ns = time.perf_counter_ns()
+        if since_ns:
+            exchange.took(since_ns)
+            self._record_request(exchange, request)
+        if exchange.capture and exchange.masked:
+            masked = exchange.masked.head
+            target = route.target(origin_form(masked[: masked.index(b"\n")].split(b" ")[1]))
+            head = rewrite.request(masked, target, route.host, request.connection, request.upgrade)
+            new = upstream.uses == 0
+            exchange.capture.forward(time.time(), head, upstream.facts, upstream.dial_ms if new else 0.0, new=new)
+        upstream.uses += 1
+
+    def _record_request(self, exchange: Exchange, request: RequestHead) -> None:
+        if exchange.capture:
+            masked = exchange.masked = self._engine.secrets.mask(request.raw)
+            exchange.capture.request(time.time(), masked.head, self._peer, masked.key_hash, masked.secrets)
+
+    def _request_body(self, data: bytes) -> None:
+        since_ns = time.perf_counter_ns()
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            piece = exchange.body.feed(data)
+        except BadFramingError as err:
+            self._answer(400, "malformed_body", str(err), "bad_request")
+            return
+        self._send_upstream(data if piece.used == len(data) else data[: piece.used])
+        exchange.took(since_ns)
+        exchange.request_bytes += len(piece.payload)
+        if exchange.capture:
+            exchange.capture.chunk(time.time(), CLIENT_TO_PROXY, piece.payload, piece.framing, last=piece.done)
+        if piece.done:
+            self._request_over(exchange, data[piece.used :])
+
+    def _request_over(self, exchange: Exchange, rest: bytes) -> None:
+        self._from_client = self._await_response
+        if exchange.response_over:
+            self._pending = rest
+            self._finish("complete", "")
+        elif rest:
+            self._await_response(rest)
+
+    def _send_upstream(self, data: bytes) -> None:
+        if self._upstream:
+            self._upstream.transport.write(data)
+            return
+        self._backlog.append(data)
+        self._backlog_bytes += len(data)
+        if self._backlog_bytes > BACKLOG_BYTES_MAX:
+            self._hold_client(HOLD_BACKLOG)
+
+    def _await_response(self, data: bytes) -> None:
+        """The client sends ahead: the next request, or the first frames after an upgrade it asked for."""
+        self._pending += data
+        if len(self._pending) > PENDING_BYTES_MAX:
+            self._hold_client(HOLD_PENDING)
+
+    def _discard(self, data: bytes) -> None:
+        """What comes after our last word is read and dropped, for a while, so that the client can read that word."""
+
+    # ------------------------------------------------------------------ the backend's side
+
+    def _no_upstream(self, data: bytes) -> None:
+        raise AssertionError("data from a backend that is not attached")
+
+    def _response_head(self, data: bytes) -> None:
+        since_ns = time.perf_counter_ns()
+        exchange = self._exchange
+        assert exchange and exchange.request
+        data, self._buffer = self._buffer + data, b""
+        try:
+            end = end_of_head(data, self._engine.settings.max_head_bytes)
+            if not end:
+                self._buffer = data
+                return
+            response = parse_response(data[:end], exchange.request.method)
+            if response.status == 101 and not exchange.request.upgrade:
+                raise BadHeadError(502, "upstream_malformed", "the backend switches protocols, nobody asked it to")
+        except BadHeadError as err:
+            code = "upstream_head_too_large" if err.status == 431 else "upstream_malformed"
+            self._answer(502, code, f"the backend's answer cannot be passed on: {err}", "upstream_error")
+            return
+        if response.status == 101:
+            self._switch(exchange, response, data[end:])
+        elif response.status < 200:
+            self._interim(exchange, response, data[end:])
+        else:
+            self._begin_response(exchange, response, data[end:], since_ns)
+
+    def _interim(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
+        assert exchange.request
+        if exchange.request.raw.find(b" HTTP/1.1\r\n") > 0:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
+            self._client.write(response.raw)
+        if exchange.capture:
+            exchange.capture.interim(time.time(), self._engine.secrets.mask(response.raw).head, response.status)
+        if rest:
+            self._response_head(rest)
+
+    def _begin_response(self, exchange: Exchange, response: ResponseHead, rest: bytes, since_ns: int) -> None:
+        assert exchange.request
+        exchange.response = response
+        exchange.response_body = body_of(response.body)
+        until_close = isinstance(exchange.response_body, UntilCloseBody)
+        if until_close or not exchange.request.keep_alive or not exchange.body.done:
+            self._closing = True
+        head = rewrite.response(response.raw, response.connection, close=self._closing)
+        try:
+            piece = exchange.response_body.feed(rest) if rest and not exchange.response_body.done else _NOTHING
+        except BadFramingError as err:
+            exchange.response = None
+            self._answer(502, "upstream_malformed", f"the backend's answer cannot be passed on: {err}", "upstream_error")
+            return
+        self._client.write(head + rest[: piece.used] if piece.used else head)
+        exchange.took(since_ns, first=True)
+        self._from_upstream = self._response_body
+        if exchange.capture:
+            ttfb_ms = (since_ns - exchange.forwarded_at_ns) / 1e6
+            masked = self._engine.secrets.mask(response.raw).head
+            exchange.capture.response(time.time(), masked, response.status, ttfb_ms)
+        if piece.used:
+            self._count_response(exchange, piece)
+        if exchange.response_body.done:
+            self._response_ends(exchange, rest[piece.used :])
+
+    def _response_body(self, data: bytes) -> None:
+        since_ns = time.perf_counter_ns()
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            piece = exchange.response_body.feed(data)
+        except BadFramingError:
+            self._cut(exchange, "upstream_error", "upstream_malformed")
+            return
+        self._client.write(data if piece.used == len(data) else data[: piece.used])
+        exchange.took(since_ns)
+        self._count_response(exchange, piece)
+        if piece.done:
+            self._response_ends(exchange, data[piece.used :])
+
+    def _count_response(self, exchange: Exchange, piece: Piece) -> None:
+        exchange.response_bytes += len(piece.payload)
+        if exchange.capture:
+            exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, piece.payload, piece.framing, last=piece.done)
+
+    def _response_ends(self, exchange: Exchange, rest: bytes) -> None:
+        exchange.response_over = True
+        upstream = self._upstream
+        assert upstream and exchange.response
+        if rest:  # nobody asked for more: this connection cannot be trusted with another request
+            exchange.response = exchange.response._replace(keep_alive=False)
+        if exchange.body.done:
+            self._finish("complete", "")
+        else:
+            self._closing = self._closing or not exchange.response.keep_alive
+            self._from_upstream = self._response_over
+
+    def _response_over(self, data: bytes) -> None:
+        """The backend sends something after its whole response, while the request still goes on."""
+        self._finish("complete", "request_unfinished")
+
+    def _end_of_body(self, exchange: Exchange) -> None:
+        """The backend's clean end of connection is the end of the message."""
+        exchange.response_over = True
+        if exchange.capture and not self._piping:
+            exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, b"", None, last=True)
+        self._closing = True
+        self._finish("complete", "")
+
+    # ------------------------------------------------------------------ upgrades
+
+    @property
+    def _piping(self) -> bool:
+        return self._from_upstream == self._pipe_down
+
+    def _switch(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
+        """The backend has switched protocols: from here on two streams of bytes, RFC 9110 section 7.8."""
+        self._client.write(response.raw)
+        exchange.response = response
+        exchange.body = exchange.response_body = UntilCloseBody()
+        self._closing = True
+        if exchange.capture:
+            ttfb_ms = (time.perf_counter_ns() - exchange.forwarded_at_ns) / 1e6
+            exchange.capture.response(time.time(), self._engine.secrets.mask(response.raw).head, 101, ttfb_ms)
+        self._from_client, self._from_upstream = self._pipe_up, self._pipe_down
+        early, self._pending = self._pending, b""
+        self._release_client(HOLD_PENDING)
+        if early:
+            self._pipe_up(early)
+        if rest:
+            self._pipe_down(rest)
+
+    def _pipe_up(self, data: bytes) -> None:
+        since_ns = time.perf_counter_ns()
+        exchange = self._exchange
+        assert exchange and self._upstream
+        self._upstream.transport.write(data)
+        exchange.took(since_ns)
+        exchange.request_bytes += len(data)
+        if exchange.capture:
+            exchange.capture.pipe(time.time(), CLIENT_TO_PROXY, data)
+
+    def _pipe_down(self, data: bytes) -> None:
+        since_ns = time.perf_counter_ns()
+        exchange = self._exchange
+        assert exchange is not None
+        self._client.write(data)
+        exchange.took(since_ns)
+        exchange.response_bytes += len(data)
+        if exchange.capture:
+            exchange.capture.pipe(time.time(), BACKEND_TO_PROXY, data)
+
+    # ------------------------------------------------------------------ endings
+
+    def _lost_before_response(self, exchange: Exchange, upstream: Upstream, error: Exception | None) -> None:
+        assert exchange.request and exchange.route
+        if exchange.client_eof:
+            self._closing = True
+            self._finish("client_closed", "client_left")
+        elif upstream.uses > 1 and exchange.request.method in _IDEMPOTENT and exchange.request.body == 0:
+            # A kept connection that died as we used it: RFC 9110 section 9.2.2 lets these be sent once more.
+            self._dial = self._engine.dial(self, exchange.route.origin)
+        elif error is None:
+            self._answer(502, "upstream_closed", "the backend closed the connection without an answer", "upstream_closed")
+        else:
+            self._answer(502, "upstream_reset", f"the backend broke the connection: {error}", "upstream_error")
+
+    def _cut_by_upstream(self, exchange: Exchange, error: Exception | None) -> None:
+        if exchange.client_eof:
+            self._cut(exchange, "client_closed", "client_left")
+        elif error is None:
+            self._cut(exchange, "upstream_closed", "upstream_cut")
+        else:
+            self._cut(exchange, "upstream_error", "upstream_reset")
+
+    def _cut(self, exchange: Exchange, reason: str, code: str) -> None:
+        """End a response that was begun, so that the client cannot take it for a whole one."""
+        unframed = isinstance(exchange.response_body, UntilCloseBody)
+        self._closing = True
+        self._finish(reason, code, reset=unframed)
+
+    def _refuse(self, received: bytes, err: BadHeadError) -> None:
+        """Answer a head that is not to be forwarded; the exchange is recorded with what was received of it."""
+        self._buffer = b""
+        engine = self._engine
+        end = received.find(b"\r\n\r\n") + 4
+        received = received[: end if end > 3 else engine.settings.max_head_bytes]
+        self._exchange = Exchange(engine.recorder.begin(self._name, "unknown"))
+        self._exchange.body = UntilCloseBody()  # whatever follows is not a body we could tell the end of
+        engine.stats.began(recorded=True)
+        if self._exchange.capture:
+            masked = engine.secrets.mask(received)
+            self._exchange.capture.request(time.time(), masked.head, self._peer, masked.key_hash, (), err.code)
+        reason = "timeout" if err.status == 408 else "bad_request"
+        self._answer(err.status, err.code, str(err), reason)
+
+    def _answer(self, status: int, code: str, message: str, reason: str) -> None:
+        """Answer in the backend's place and end the exchange and the connection. A begun response is cut instead."""
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.response is not None:
+            self._cut(exchange, reason, code)
+            return
+        head_only = exchange.request is not None and exchange.request.method == b"HEAD"
+        response = error_response(status, code, message, head_only=head_only)
+        self._client.write(response)
+        if exchange.capture:
+            exchange.capture.answer(time.time(), response, status)
+        self._closing = True
+        self._finish(reason, code)
+
+    def _finish(self, reason: str, code: str, *, reset: bool = False) -> None:
+        """The exchange is over, whatever way it went. Leaves the session ready for the next one, or closing."""
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        if self._dial:
+            self._dial()
+            self._dial = None
+        self._backlog, self._backlog_bytes, self._buffer = [], 0, b""
+        request_over = exchange.body.done and self._from_client != self._pipe_up
+        self._leave_upstream(exchange, clean=reason == "complete" and request_over)
+        self._end_record(exchange, reason, code)
+        if not self._closing and request_over and not exchange.client_eof:
+            self._next_exchange()
+        else:
+            lingering = not request_over and not exchange.client_eof and reason != "client_closed"
+            self._close_client(lingering=lingering, reset=reset)
+
+    def _end_record(self, exchange: Exchange, reason: str, code: str) -> None:
+        own_ns = (exchange.own_first_ns, exchange.own_worst_ns, exchange.own_sum_ns)
+        self._engine.stats.ended(reason, own_ns)
+        if exchange.capture:
+            exchange.capture.end(time.time(), reason, code, exchange.request_bytes, exchange.response_bytes, own_ns)
+
+    def _leave_upstream(self, exchange: Exchange, *, clean: bool) -> None:
+        upstream, self._upstream = self._upstream, None
+        self._from_upstream = self._no_upstream
+        if upstream is None:
+            return
+        if self._upstream_holds and not upstream.transport.is_closing():
+            upstream.transport.resume_reading()
+        reusable = clean and exchange.response is not None and exchange.response.keep_alive and not exchange.client_eof
+        self._engine.leave_upstream(upstream, reusable=reusable)
+
+    def _next_exchange(self) -> None:
+        self._from_client = self._await_head
+        self._release_client(~HOLD_CAPTURE)
+        pending, self._pending = self._pending, b""
+        if pending:
+            self._await_head(pending)
+
+    def _close_client(self, *, lingering: bool, reset: bool) -> None:
+        self._from_client = self._discard
+        self._head_since = self._engine.clock.now
+        if reset:
+            self._engine.reset(self._client)
+        elif lingering and self._client.can_write_eof() and not self._client.is_closing():
+            self._release_client(~0)
+            self._client.write_eof()
+        else:
+            self._client.close()
+
+    # ------------------------------------------------------------------ flow control
+
+    def _hold_client(self, why: int) -> None:
+        if not self._client_holds:
+            self._client.pause_reading()
+        self._client_holds |= why
+
+    def _release_client(self, why: int) -> None:
+        held, self._client_holds = self._client_holds, self._client_holds & ~why
+        if held and not self._client_holds and not self._client.is_closing():
+            self._client.resume_reading()
+
+    def _hold_upstream(self, why: int) -> None:
+        if self._upstream and not self._upstream_holds:
+            self._upstream.transport.pause_reading()
+        self._upstream_holds |= why
+
+    def _release_upstream(self, why: int) -> None:
+        held, self._upstream_holds = self._upstream_holds, self._upstream_holds & ~why
+        if held and not self._upstream_holds and self._upstream and not self._upstream.transport.is_closing():
+            self._upstream.transport.resume_reading()
+
+
+_NOTHING: Final = Piece(0, b"", None, False)
+
+
+def error_response(status: int, code: str, message: str, *, head_only: bool = False) -> bytes:
+    """A whole response of ours. Its body has the shape that both the OpenAI and the Anthropic SDKs show to their user."""
+    error = {"type": "llmdump_error", "code": code, "message": f"llmdump: {message}"}
+    body = orjson.dumps({"type": "error", "error": error})
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("latin-1") + (b"" if head_only else body)
