@@ -73,7 +73,7 @@ class Proxy:
             session.wind_down()
         deadline = self._loop.time() + FINISH_WITHIN_S
         while self.engine.stats.open_exchanges and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 - sessions need not tell; this is only while stopping
+            await asyncio.sleep(0.02)
         for session in list(self._sessions):
             session.shut_down()
 

@@ -61,7 +61,7 @@ class Rig:
         """The `end` records, once there are `count` of them."""
         async with asyncio.timeout(WITHIN_S):
             while len(found := self.of_kind("end")) < count:
-                await asyncio.sleep(0.005)  # noqa: ASYNC110 - records have no event to wait for
+                await asyncio.sleep(0.005)
         return found
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
