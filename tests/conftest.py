@@ -1,6 +1,1 @@
 """What all tests share."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `from needs import …`

@@ -19,6 +19,12 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def url(address: str) -> str:
+    """The base URL by which a client on this machine reaches a listening `host:port`. Raises ValueError."""
+    host, port = split(address)
+    return "http://" + join({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+
 def listen(address: str, *, shared: bool = False) -> socket.socket:
     """A listening, non-blocking TCP socket; `shared` lets several processes take the same port (SO_REUSEPORT).
 

@@ -1,0 +1,56 @@
+"""`llmdump`: the commands beside the four processes.
+
+Each command is a module of `llmdump.commands` with a click command of the name `command`, imported when it is called:
+`llmdump --help` loads click and nothing else. A new command is a line in the table and a module.
+"""
+
+import importlib
+from typing import Final
+
+import click
+
+COMMANDS: Final = {
+    "banner": "Where to point a client, where to read, how to see a first capture.",
+    "config": "The settings in force and where each came from; the reference of all keys.",
+    "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
+    "status": "The living processes and their health; exit code 0 if all four work.",
+}
+
+EXAMPLES: Final = """
+\b
+Examples:
+  llmdump banner                                    where everything is
+  llmdump demo                                      a first capture, without a key
+  llmdump status                                    does it work?
+  llmdump config --reference                        every setting
+  LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force
+
+The processes are llmdump-proxy, llmdump-writer, llmdump-indexer and llmdump-api; `honcho start` runs all four.
+"""
+
+
+class Commands(click.Group):
+    """The table above as a click group."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"llmdump.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `llmdump --help`, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llmdump", message="llmdump %(version)s")
+def main() -> None:
+    """tcpdump for LLM gateways, with a loss certificate."""

@@ -1,0 +1,1 @@
+"""The commands of `llmdump`, a module each; see `llmdump.cli`."""
