@@ -154,7 +154,7 @@ def _big_endian(lengths: Sequence[int]) -> bytes:
     return _swap(array.array("I", lengths)).tobytes()
 
 
-def _swap(lengths: array.array[int]) -> array.array[int]:
+def _swap(lengths: "array.array[int]") -> "array.array[int]":
     if sys.byteorder == "little":
         lengths.byteswap()
     return lengths
