@@ -42,6 +42,8 @@ class Stats:
         """An exchange has ended."""
         self.open_exchanges -= 1
         self.ends[reason] += 1
+        if not own_ns[2]:
+            return  # nothing was passed on, so there is no time to tell
         self.own_first_s.observe(own_ns[0] / 1e9)
         self.own_worst_s.observe(own_ns[1] / 1e9)
         self.own_sum_s.observe(own_ns[2] / 1e9)

@@ -31,21 +31,21 @@ DRAIN_WITHIN_S: Final = 1.5
 class Proxy:
     """One forwarding process."""
 
-    def __init__(self, running: Process, shipping: Shipping, loop: asyncio.AbstractEventLoop) -> None:
-        """Raises SettingError's kin: RouteError, RuleError, RedactionError; OSError for an unusable CA file."""
+    def __init__(self, running: Process, instance: str, loop: asyncio.AbstractEventLoop) -> None:
+        """`instance` is 16 hex digits. Raises RouteError, RuleError, RedactionError; OSError for an unusable CA file."""
         settings = running.settings
         self._running = running
         self._loop = loop
         self._sessions: set[Session] = set()
-        self.shipping = shipping
-        self.recorder = Recorder(shipping.instance, shipping, settings.capture_truncate_bytes, _redaction(running))
+        self.shipping = Shipping(settings, running.data, instance, loop)
+        self.recorder = Recorder(instance, self.shipping, settings.capture_truncate_bytes, _redaction(running))
         stats = Stats()
         self._pool = Pool(settings, stats, loop)
         self.engine = Engine(settings, self.recorder, self._pool, stats, loop.time())
         self._blocked = False
         if settings.on_overflow == "block":
             self.recorder.on_full = self._block
-        shipping.on_room = self._room
+        self.shipping.on_room = self._room
 
     async def serve(self, sock: socket.socket) -> None:
         """Forward until the process is told to stop; then finish, hand over, and return."""
@@ -62,7 +62,8 @@ class Proxy:
         self.recorder.bye(time.time())
         drained = await self.shipping.drain(DRAIN_WITHIN_S)
         if not drained:
-            log.error("not_all_acknowledged", records=self.shipping.held_records, next="start a writer before the proxy stops")
+            left = self.shipping.outbox.held_records
+            log.error("records_given_up", records=left, because="no writer acknowledged them", next="start a writer first")
         ticking.cancel()
         self._pool.close()
         await self.shipping.close()
@@ -101,12 +102,14 @@ class Proxy:
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Forwarding works as long as this answers; capture is told beside it."""
         connected = self.shipping.writers_connected
-        return True, {"instance": self.recorder.instance, "writers": connected, "queue_bytes": self.shipping.held_bytes}
+        return True, {"instance": self.recorder.instance, "writers": connected, "queue_bytes": self.shipping.outbox.held_bytes}
 
     def samples(self) -> Iterator[Sample]:
         """The proxy's metrics."""
         yield from self._forwarding_samples()
-        yield from self._capture_samples()
+        yield Sample("llmdump_records_made_total", self.recorder.made)
+        yield Sample("llmdump_records_dropped_total", self.recorder.dropped, ("overflow",))
+        yield from self.shipping.samples()
 
     def _forwarding_samples(self) -> Iterator[Sample]:
         stats = self.engine.stats
@@ -120,19 +123,6 @@ class Proxy:
         own = {"first": stats.own_first_s, "worst": stats.own_worst_s, "sum": stats.own_sum_s}
         yield from by_label("llmdump_proxy_own_overhead_seconds", own)
         yield Sample("llmdump_proxy_upstream_connect_seconds", stats.dial_s)
-
-    def _capture_samples(self) -> Iterator[Sample]:
-        shipping = self.shipping
-        yield Sample("llmdump_records_made_total", self.recorder.made)
-        yield Sample("llmdump_records_sent_total", shipping.sent)
-        yield Sample("llmdump_records_sent_bytes_total", shipping.sent_bytes)
-        yield Sample("llmdump_records_resent_total", shipping.resent)
-        yield Sample("llmdump_records_acknowledged_total", shipping.acknowledged)
-        yield Sample("llmdump_records_dropped_total", self.recorder.dropped, ("overflow",))
-        yield Sample("llmdump_queue_depth_records", shipping.held_records)
-        yield Sample("llmdump_queue_depth_bytes", shipping.held_bytes)
-        yield Sample("llmdump_queue_overflow_total", shipping.overflows)
-        yield Sample("llmdump_proxy_writers_connected", shipping.writers_connected)
 
 
 def _redaction(running: Process) -> Redaction | None:
@@ -154,15 +144,14 @@ def _listen(running: Process) -> socket.socket:
 async def serve(running: Process) -> None:
     """The proxy's life."""
     loop = asyncio.get_running_loop()
-    shipping = Shipping(running.settings, running.data, secrets.token_hex(8), loop)
     try:
-        proxy = Proxy(running, shipping, loop)
+        proxy = Proxy(running, secrets.token_hex(8), loop)
     except (RouteError, RuleError, RedactionError) as err:
         process.fail(str(err), process.EXIT_SETTINGS)
     sock = _listen(running)
     if running.settings.capture_secrets == "keep":
         log.warning("credentials_are_recorded", because="capture_secrets is keep", data=running.data.root)
-    await shipping.start()
+    await proxy.shipping.start()
     # What is here at start stays; the collector need not look at it again.
     gc.freeze()
     await proxy.serve(sock)
