@@ -176,6 +176,10 @@ class Record:
             self._meta = {k: v for k, v in found.items() if k not in _OWN_ATTRIBUTES}
         return self._meta
 
+    def mentions(self, name: bytes) -> bool:
+        """Whether `meta` may have this entry; False is certain. Far cheaper than `meta`, which need not be decoded."""
+        return name in self._raw_meta if self._meta is None else name.decode("ascii") in self._meta
+
     @property
     def ends_body(self) -> bool:
         """Whether this chunk is the last of its message body (`x_z`)."""

@@ -187,6 +187,10 @@ class SegmentFile:
         """`size` bytes from `offset`, fewer at the end of the file. Blocking; a sealed file decompresses a frame."""
         return os.pread(self._plain.fileno(), size, offset) if self._plain else self._sealed.read(offset, size)
 
+    def frame_end(self, offset: int) -> int:
+        """Where reading can go on if `read` raised ValueError at `offset`: behind the sealed file's damaged frame."""
+        return self.size if self._plain else next(at for at in self._sealed.frame_offsets if at > offset or at == self.size)
+
     def close(self) -> None:
         """Close the file."""
         (self._plain or self._sealed).close()
