@@ -2,8 +2,8 @@
 
     taskset -c 0 python bench/link_cost.py        the peer that acknowledges runs on another core, if there is one
 
-A turn of the loop brings RECORDS records of 200 bytes; the pause between turns stands for the proxy's other work. CPU is
-that of the whole process, ZeroMQ's own thread included.
+CPU is that of the whole process, ZeroMQ's own thread included, less what the same turns cost without records. A turn of
+an idle loop costs more than one of a busy loop, since both threads must be woken.
 """
 
 import asyncio
@@ -26,6 +26,9 @@ from llmdump_proxy.outbox import Outbox
 RECORD = b"r" * 200
 SECONDS = 2.0
 ACK_EVERY_S = 0.02
+WORK_S = 0.0002
+LOADS = ((1, 0.02), (1, 0.001), (20, 0.001), (1, 0.0), (5, 0.0), (20, 0.0))
+"""Records a turn, and how long the loop is idle between turns; 0: it is busy for WORK_S instead."""
 
 
 def peer(endpoint: str, ready: Event) -> None:
@@ -59,7 +62,7 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def turns(shipping: Shipping | None, per_turn: int, pause_s: float) -> tuple[int, float, float]:
+async def turns(shipping: Shipping | None, per_turn: int, idle_s: float) -> tuple[int, float, float]:
     """Turns done, CPU seconds of the process and of this thread. Without `shipping` the same turns, doing nothing."""
     loop = asyncio.get_running_loop()
     number, count, end = int(time.monotonic() * 1e6), 0, time.monotonic() + SECONDS
@@ -72,13 +75,21 @@ async def turns(shipping: Shipping | None, per_turn: int, pause_s: float) -> tup
                 if not shipping.ship(lane, number, RECORD):
                     raise SystemExit("the peer is too slow for this load")
         count += 1
-        if pause_s:
+        if idle_s:
             waiter = loop.create_future()
-            loop.call_later(pause_s, waiter.set_result, None)
+            loop.call_later(idle_s, waiter.set_result, None)
             await waiter
         else:
+            work()
             await asyncio.sleep(0)
     return count, cpu_s() - begin, time.thread_time() - thread
+
+
+def work() -> None:
+    """What else a turn of a busy loop does: WORK_S of CPU, not of time."""
+    end = time.thread_time() + WORK_S
+    while time.thread_time() < end:
+        pass
 
 
 async def measure(data: DataDir, endpoint: str) -> None:
@@ -87,14 +98,16 @@ async def measure(data: DataDir, endpoint: str) -> None:
     await shipping.start()
     while not shipping.writers_connected:
         await asyncio.sleep(0.01)
-    print(f"{'records/turn':>12} {'pause ms':>9} {'turns/s':>8} {'records/s':>10} {'µs/turn':>9} {'µs/record':>10} {'(loop thread)':>14}")
-    for per_turn, pause_s in ((1, 0.02), (1, 0.001), (5, 0.001), (20, 0.001), (100, 0.001), (20, 0.003)):
-        idle_count, idle_s, idle_thread_s = await turns(None, per_turn, pause_s)
-        count, used_s, thread_s = await turns(shipping, per_turn, pause_s)
-        us = (used_s / count - idle_s / idle_count) * 1e6
-        thread_us = (thread_s / count - idle_thread_s / idle_count) * 1e6
+    print(
+        f"{'records/turn':>12} {'idle ms':>9} {'turns/s':>8} {'records/s':>10} {'µs/turn':>9} {'µs/record':>10} {'(loop thread)':>14}"
+    )
+    for per_turn, idle_s in LOADS:
+        bare_count, bare_s, bare_thread_s = await turns(None, per_turn, idle_s)
+        count, used_s, thread_s = await turns(shipping, per_turn, idle_s)
+        us = (used_s / count - bare_s / bare_count) * 1e6
+        thread_us = (thread_s / count - bare_thread_s / bare_count) * 1e6
         print(
-            f"{per_turn:12} {pause_s * 1e3:9.0f} {count / SECONDS:8.0f} {count * per_turn / SECONDS:10.0f} "
+            f"{per_turn:12} {idle_s * 1e3:9.0f} {count / SECONDS:8.0f} {count * per_turn / SECONDS:10.0f} "
             f"{us:9.1f} {us / per_turn:10.2f} {thread_us / per_turn:14.2f}"
         )
         await shipping.drain(5)

@@ -30,6 +30,10 @@ from llmdump_proxy.outbox import Lane, Outbox, Session, State
 LOOK_FOR_WRITERS_EVERY_S: Final = 0.25
 TICK_S: Final = 0.1
 STALL_S: Final = 3.0
+COALESCE_S: Final = 0.002
+"""Least time between messages to a writer: a first record leaves at the end of its turn of the loop, those that follow it
+at once leave together. Each message wakes ZeroMQ's thread: on a busy loop with turns of 0.2 ms, one record of 200 bytes in
+each, 5 µs a turn instead of 19, with five 9 instead of 23 (bench/link_cost.py)."""
 LINGER_MS: Final = 200
 RECONNECT_MS: Final = 50
 # A partition that drops packets ends a tcp connection only after minutes; ZMTP's ping finds it in seconds.
@@ -63,6 +67,7 @@ class Shipping:
         self._context = zmq.Context()
         self._peers: dict[str, _Peer] = {}
         self._flush_planned = False
+        self._flushed_at = 0.0
         self._was_full = False
         self._empty = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
@@ -88,8 +93,7 @@ class Shipping:
         the whole budget, and waiting is in vain. `reserve` may use the room kept for ends, gaps and the bye.
         """
         if not self._flush_planned:
-            self._flush_planned = True
-            self._loop.call_soon(self._flush)
+            self._plan_flush()
         return self.outbox.add(lane, number, record, reserve) or self._refused()
 
     def room(self) -> bool:
@@ -139,8 +143,18 @@ class Shipping:
         self._was_full = self.outbox.full
         return False
 
+    def _plan_flush(self) -> None:
+        """At the end of this turn of the loop, but not sooner than COALESCE_S after the last."""
+        self._flush_planned = True
+        wait_s = self._flushed_at + COALESCE_S - self._loop.time()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._flush)
+        else:
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         self._flush_planned = False
+        self._flushed_at = self._loop.time()
         for peer in self._peers.values():
             peer.flush()
 
