@@ -1,0 +1,282 @@
+"""What a starting writer finds of its own: what it holds of each proxy instance, and leftovers put in order. Blocking.
+
+    <segment>.zst.tmp, *.probe.tmp   a seal or a probe that was cut off                → removed
+    sealed and plain                 cut off between rename and unlink                 → the plain one removed
+    sealed                           its footer is its last frame                      → read
+    plain with a footer              closed                                            → read; to be sealed
+    plain without one                active when its writer died, or suspect           → read whole, its torn tail cut
+                                     off, synced, given a footer; to be sealed
+    plain with no whole record       nothing was ever acknowledged from it             → removed
+
+After a kill, records may be in the page cache that were never synced; they are read here and so are held from now on:
+hence the sync. A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
+
+A writer always goes on in a new segment, numbered above all it finds.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from llmdump import jsonl, log, record, segment
+from llmdump.admin import count_swallowed
+from llmdump.record import RECORD_BYTES_MAX, DamageError, Record
+from llmdump.seekable import SealedFile
+from llmdump.segment import Damage, Located, Name
+from llmdump_writer import footer
+from llmdump_writer.appender import sync_directory, write_all
+from llmdump_writer.footer import Spans
+from llmdump_writer.lines import Converter
+
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Read at a time; more only for a record that is larger."""
+FOOTER_BYTES_MAX: Final = 16 * 1024 * 1024
+_TAIL_BYTES: Final = 64 * 1024
+
+Read = Callable[[int, int], bytes]
+"""Bytes of a plain file: (offset, size), fewer at its end."""
+
+
+class Found(NamedTuple):
+    """What a writer starts from."""
+
+    held: dict[str, int]
+    """For each instance the highest number, oldest instance first."""
+    closed: dict[Name, int]
+    """Segment files and their sizes on disk, oldest first."""
+    next_number: int
+    unsealed: list[Name]
+    torn_bytes: int
+
+
+class _Whole(NamedTuple):
+    """What reading all of a file has shown."""
+
+    spans: Spans
+    records: int
+    end: int
+    """Where the last whole record ends."""
+
+
+def recover(directory: Path, writer: str) -> Found:
+    """Put the files of `writer` in order and tell what they hold. Raises OSError where the disk refuses that."""
+    _remove_leftovers(directory, writer)
+    names = [name for name in segment.find(directory) if name.writer == writer]
+    held: dict[str, int] = {}
+    unsealed: list[Name] = []
+    torn_bytes = 0
+    for number in sorted({name.number for name in names}):
+        twins = [name for name in names if name.number == number]
+        spans, cut = _recover_segment(directory, twins)
+        torn_bytes += cut
+        for instance, (_, last, _) in spans.items():
+            held[instance] = max(last, held.pop(instance, 0))
+        unsealed += [name for name in twins if not name.sealed and (directory / name.file).exists()]
+    sizes = {name: _size(directory / name.file) for name in names}
+    last_number = max((name.number for name in names), default=0)
+    return Found(held, {name: size for name, size in sizes.items() if size}, last_number + 1, unsealed, torn_bytes)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _remove_leftovers(directory: Path, writer: str) -> None:
+    for path in sorted(directory.glob(f"{writer}[-.]*")):
+        name = segment.parse_name(path.name)
+        if path.name.endswith(".tmp"):
+            path.unlink()
+        elif name and name.sealed and (directory / name.segment).exists():
+            _settle_twins(directory / name.segment, path)
+
+
+def _settle_twins(plain: Path, sealed: Path) -> None:
+    """A sealed file is renamed into place only when it is whole, so it is the plain one that goes; still, look first."""
+    try:
+        file = SealedFile(sealed)
+        whole = file.size == plain.stat().st_size
+        file.close()
+    except ValueError as err:
+        log.error("sealed_file_damaged", file=sealed.name, error=err)
+        whole = False
+    (plain if whole else sealed).unlink()
+    sync_directory(plain.parent)
+
+
+# --- one segment, in one format or two
+
+
+def _recover_segment(directory: Path, twins: list[Name]) -> tuple[Spans, int]:
+    """What a segment holds, and how many bytes were cut off."""
+    footers = {name: _footer_of(directory, name) for name in twins}
+    if all(footers.values()):
+        return _merged([footer.spans(found) for found in footers.values() if found]), 0
+    wholes = {name: _read_whole(directory, name) for name in twins}
+    limit = {} if _lacks_its_twin(directory, twins) else _common(list(wholes.values()))
+    kept = {name: _within(directory, name, whole, limit) for name, whole in wholes.items()}
+    open_ones = [name for name, found in footers.items() if not found and not name.sealed]
+    cut = sum(_close(directory / name.file, name, kept[name]) for name in open_ones)
+    return _merged([whole.spans for whole in kept.values()]), cut
+
+
+def _merged(all_spans: list[Spans]) -> Spans:
+    merged: Spans = {}
+    for spans in all_spans:
+        merged |= spans
+    return merged
+
+
+def _common(wholes: list[_Whole]) -> dict[str, int]:
+    """For each instance the last number that all files of a segment have."""
+    names = {instance for whole in wholes for instance in whole.spans}
+    return {one: min(whole.spans[one][1] if one in whole.spans else 0 for whole in wholes) for one in names}
+
+
+def _lacks_its_twin(directory: Path, twins: list[Name]) -> bool:
+    """Whether there should be a second file, of which not even the name reached the disk: then nothing was acknowledged."""
+    [name, *more] = twins
+    if more or name.sealed or name.format != "jsonl":
+        return False
+    with (directory / name.file).open("rb") as file:
+        first = file.readline(_TAIL_BYTES)
+    return b'"x_formats":"both"' in first
+
+
+def _within(directory: Path, name: Name, whole: _Whole, limit: dict[str, int]) -> _Whole:
+    """The part of a file before the first record that its twin does not have; mostly all of it."""
+    within = all(last <= limit.get(instance, 0) for instance, (_, last, _) in whole.spans.items())
+    return whole if within else _read_whole(directory, name, limit)
+
+
+def _close(path: Path, name: Name, kept: _Whole) -> int:
+    """Cut off what is torn, or not in the twin, and write the footer; how many bytes were cut off."""
+    cut = path.stat().st_size - kept.end
+    if kept.records:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, kept.end)
+            os.fsync(fd)
+            _append_footer(fd, name, kept)
+        finally:
+            os.close(fd)
+    else:
+        path.unlink()
+    if cut:
+        log.warning("torn_tail_cut", file=name.file, bytes=cut)
+    sync_directory(path.parent)
+    return cut
+
+
+def _append_footer(fd: int, name: Name, kept: _Whole) -> None:
+    """A footer saves the next start from reading the file, no more: a full disk may refuse it."""
+    body = bytearray(footer.encode(time.time(), kept.records, kept.spans))
+    if name.format == "jsonl":
+        body = bytearray(b"".join(Converter().lines(record.decode(bytes(body)))))
+    else:
+        record.patch_seq(body, 0, kept.records)
+    try:
+        write_all(fd, body)
+        os.fsync(fd)
+    except OSError as err:
+        count_swallowed("recovery_footer")
+        log.warning("segment_without_footer", file=name.file, error=err.strerror or err)
+        os.ftruncate(fd, kept.end)
+
+
+# --- reading
+
+
+def _footer_of(directory: Path, name: Name) -> Record | None:
+    """The footer of a closed segment, from its end; None where it has none or cannot be read."""
+    try:
+        if name.sealed:
+            return _sealed_footer(directory / name.file, name.format)
+        with (directory / name.file).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            for tail_bytes in (_TAIL_BYTES, FOOTER_BYTES_MAX):
+                begin = max(0, size - tail_bytes)
+                found = _last_footer(os.pread(file.fileno(), size - begin, begin), name.format)
+                if found or begin == 0:
+                    return found
+    except ValueError as err:
+        count_swallowed("recovery_damage")
+        log.error("segment_damaged", file=name.file, error=err)
+    return None
+
+
+def _sealed_footer(path: Path, file_format: str) -> Record | None:
+    """From the last frame, which the sealer makes of the footer alone."""
+    file = SealedFile(path)
+    try:
+        begin = file.frame_offsets[max(0, len(file.frame_offsets) - 2)]
+        return _last_footer(file.read(begin, file.size - begin), file_format)
+    finally:
+        file.close()
+
+
+def _last_footer(tail: bytes, file_format: str) -> Record | None:
+    """The footer that ends at the end of `tail`."""
+    if file_format == "jsonl":
+        begins = [tail.rfind(b"\n", 0, max(0, len(tail) - 1)) + 1]
+    else:
+        begins = [found.start() for found in re.finditer(re.escape(record.MAGIC), tail)][::-1]
+    for begin in begins:
+        found = _record_to_end(tail[begin:], file_format)
+        if found:
+            return found if found.kind == footer.KIND and "x_instances" in found.meta else None
+    return None
+
+
+def _record_to_end(content: bytes, file_format: str) -> Record | None:
+    """The record that exactly these bytes are."""
+    scan = jsonl.scan if file_format == "jsonl" else segment.scan
+    first = next(iter(scan(content)), None)
+    return first.record if isinstance(first, Located) and first.size == len(content) else None
+
+
+def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None) -> _Whole:
+    """All records of a file, or those before the first beyond its instance's `limit`."""
+    spans: Spans = {}
+    records = end = 0
+    try:
+        with segment.SegmentFile(directory, name.segment) as file:
+            for located in _records(file.read, name.format):
+                one = located.record
+                if one.kind == footer.KIND:
+                    continue
+                if limit is not None and one.number > limit.get(one.instance, 0):
+                    break
+                footer.add(spans, one.instance, one.number)
+                records, end = records + 1, located.offset + located.size
+    except ValueError as err:
+        log.error("segment_damaged", file=name.file, error=err)
+    return _Whole(spans, records, end)
+
+
+def _records(read: Read, file_format: str) -> Iterator[Located]:
+    """The records of a file, read in windows; damage is passed over and counted."""
+    scan = jsonl.scan if file_format == "jsonl" else segment.scan
+    at = 0 if file_format == "jsonl" else _skip_header(read)
+    window = WINDOW_BYTES
+    while content := read(at, window):
+        before = at
+        for found in scan(content, at):
+            at = found.offset + found.size
+            if isinstance(found, Damage):
+                count_swallowed("recovery_damage")
+                log.error("segment_damaged", offset=found.offset, bytes=found.size)
+            else:
+                yield found
+        if len(content) < window or window > 2 * RECORD_BYTES_MAX:
+            return
+        window = WINDOW_BYTES if at > before else 2 * window
+
+
+def _skip_header(read: Read) -> int:
+    try:
+        return segment.skip_header(read(0, WINDOW_BYTES))
+    except DamageError:
+        return 0

@@ -1,0 +1,108 @@
+"""Where the active segment meets the disk: flushes, closing, failing, probing. Blocking; every method may raise OSError."""
+
+import contextlib
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from llmdump import log
+from llmdump.metrics import SHORT_S, Histogram
+from llmdump.segment import Name
+from llmdump.settings import Settings
+from llmdump_writer.appender import Appender, write_all
+from llmdump_writer.buffer import Buffer
+from llmdump_writer.catalog import Catalog
+from llmdump_writer.lines import Converter
+
+PROBE_BYTES: Final = 1024 * 1024
+"""Room there must be before a writer that could not store tries again: a flush or two."""
+
+
+class Store:
+    """The segments of one writer, of which one at a time is active."""
+
+    def __init__(self, catalog: Catalog, settings: Settings, writer: str, next_number: int) -> None:
+        self.catalog = catalog
+        self.sync_time = Histogram(SHORT_S)
+        self.written_bytes = 0
+        self.converter = Converter()
+        self._settings = settings
+        self._writer = writer
+        self._next_number = next_number
+        self._appenders: dict[str, Appender] = {}
+
+    def begin(self) -> Buffer:
+        """A new segment, in memory only."""
+        number = self._next_number
+        self._next_number += 1
+        return Buffer(self._writer, number, self._settings.capture_format, self.converter, time.time())
+
+    def write(self, buffer: Buffer) -> None:
+        """Make durable what waits in `buffer`; deletes old segments first where the caps ask for it."""
+        self.catalog.make_room(sum(size + len(buffer.waiting[one]) for one, size in buffer.sizes.items()))
+        for one, waiting in buffer.waiting.items():
+            self._appender(buffer.names[one]).append(waiting)
+        self.written_bytes += sum(map(len, buffer.waiting.values()))
+        buffer.written()
+
+    def close(self, buffer: Buffer) -> list[Name]:
+        """Write the footer and close; the names of the closed files. What waits must have been written before.
+
+        A footer that cannot be written is left out: everything before it is durable, and a reader does without.
+        """
+        buffer.end()
+        try:
+            self.write(buffer)
+        except OSError as err:
+            log.warning("segment_without_footer", file=next(iter(buffer.names.values())).segment, error=error_name(err))
+            self._abandon(buffer)
+        self._close_files()
+        files = {buffer.names[one]: size for one, size in buffer.sizes.items()}
+        self.catalog.add(files)
+        return list(files)
+
+    def fail(self, buffer: Buffer) -> None:
+        """After a failed `write`: give up what waits in `buffer` and the segment with it. Raises nothing."""
+        self._abandon(buffer)
+        self._close_files()
+        files = {buffer.names[one]: size for one, size in buffer.sizes.items() if size}
+        self.catalog.add(files)
+        if files:
+            log.warning("segment_suspect", file=next(iter(files)).segment, kept_bytes=sum(files.values()))
+
+    def probe(self) -> None:
+        """Find out whether the disk takes data: write a file, sync it, remove it."""
+        path = self.catalog.directory / f"{self._writer}.probe.tmp"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, bytes(PROBE_BYTES))
+            if self._settings.fsync == "flush":
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _appender(self, name: Name) -> Appender:
+        found = self._appenders.get(name.format)
+        if found is None:
+            path: Path = self.catalog.directory / name.file
+            found = Appender(path, sync=self._settings.fsync == "flush", sync_time=self.sync_time)
+            self._appenders[name.format] = found
+        return found
+
+    def _abandon(self, buffer: Buffer) -> None:
+        for one, appender in self._appenders.items():
+            appender.abandon(buffer.sizes[one])
+
+    def _close_files(self) -> None:
+        for appender in self._appenders.values():
+            appender.close()
+        self._appenders.clear()
+
+
+def error_name(err: OSError) -> str:
+    """As in ENOSPC."""
+    return errno.errorcode.get(err.errno or 0, "unknown")
