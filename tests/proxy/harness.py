@@ -1,11 +1,15 @@
 """A proxy in this process, between real sockets: raw clients on one side, scripted backends on the other.
 
-`running(...)` gives a `Rig`. Records go to a list instead of a writer, so a test sees them at once.
+`running(...)` gives a `Rig`. Records go to a list instead of a writer, so a test sees them at once. When a rig is left,
+and when a scenario is over, nothing may be left behind: every exchange has ended once, as its last record, and no session,
+backend connection, task or descriptor is there any more.
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -43,12 +47,16 @@ class MemoryShelf:
 class Rig:
     """A running proxy and what it recorded."""
 
-    def __init__(self, engine: Engine, pool: Pool, shelf: MemoryShelf, port: int, sessions: set[Session]) -> None:
+    def __init__(
+        self, engine: Engine, pool: Pool, shelf: MemoryShelf, port: int, sessions: set[Session], host: str = "127.0.0.1"
+    ) -> None:
         self.engine = engine
         self.pool = pool
         self.shelf = shelf
+        self.host = host
         self.port = port
         self.sessions = sessions
+        self._clients: list[asyncio.StreamWriter] = []
 
     @property
     def records(self) -> list[Record]:
@@ -59,13 +67,27 @@ class Rig:
 
     async def ends(self, count: int = 1) -> list[Record]:
         """The `end` records, once there are `count` of them."""
-        async with asyncio.timeout(WITHIN_S):
-            while len(found := self.of_kind("end")) < count:
-                await asyncio.sleep(0.005)
-        return found
+        return await self.recorded("end", count=count)
+
+    async def recorded(self, kind: str, direction: int | None = None, *, count: int = 1) -> list[Record]:
+        """The records of a kind, once there are `count` of them."""
+        await until(lambda: len(self.of_kind(kind, direction)) >= count)
+        return self.of_kind(kind, direction)
+
+    def bodies(self, direction: int) -> list[bytes]:
+        """The recorded body of each exchange, in order of their beginning."""
+        found: dict[str, list[bytes]] = {}
+        for record in self.records:
+            if record.kind in {"head", "chunk"}:
+                found.setdefault(record.exchange, [])
+            if record.kind == "chunk" and record.direction == direction:
+                found[record.exchange].append(record.data)
+        return [b"".join(parts) for parts in found.values()]
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
+        reader, writer = await asyncio.open_connection(self.host, self.port, limit=2**20)
+        self._clients.append(writer)
+        return reader, writer
 
     async def ask(self, request: bytes, *, half_close: bool = False) -> bytes:
         """Everything that comes back on a connection of its own, until it is closed."""
@@ -78,11 +100,52 @@ class Rig:
         writer.close()
         return answer
 
+    async def nothing_is_left(self) -> None:
+        """Wait until clients, sessions and backend connections are gone, and check the records for whole exchanges."""
+        for writer in self._clients:
+            writer.close()
+        await until(lambda: not self.sessions and not self.pool.idle and not self.pool.busy)
+        assert self.engine.stats.open_exchanges == 0
+        ended: dict[str, int] = {}
+        for record in self.records:
+            assert not ended.get(record.exchange), f"{record} after the end of its exchange"
+            ended[record.exchange] = record.kind == "end"
+        unfinished = [exchange for exchange, over in ended.items() if not over]
+        assert not unfinished or not self.shelf.room, f"no end record: {unfinished}"
+
+
+async def until(promise: Callable[[], object], within_s: float = WITHIN_S) -> None:
+    """Wait for something that happens soon and tells nobody."""
+    async with asyncio.timeout(within_s):
+        while not promise():
+            await asyncio.sleep(0.002)
+
+
+def wire_of_chunks(chunks: list[Record]) -> bytes:
+    """The bytes on the wire of a chunked body, from its records; see `llmdump.record`."""
+    return b"".join(map(_wire_of_chunk, chunks))
+
+
+def _wire_of_chunk(chunk: Record) -> bytes:
+    framing = chunk.meta.get("x_f")
+    if framing is None:
+        return b"%x\r\n%b\r\n" % (len(chunk.data), chunk.data)
+    at, parts = 0, []
+    for item in framing:
+        if isinstance(item, int):
+            parts.append(chunk.data[at : at + item])
+            at += item
+        else:
+            parts.append(item)
+    assert at == len(chunk.data)
+    return b"".join(parts)
+
 
 @asynccontextmanager
 async def backend(handler: Handler, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[str]:
-    """A TCP server that runs `handler` for each connection; gives its `host:port`."""
+    """A TCP server that runs `handler` for each connection; gives its `host:port`. What a handler asserts, fails the test."""
     tasks: set[asyncio.Task[Any]] = set()
+    failures: list[BaseException] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -92,6 +155,8 @@ async def backend(handler: Handler, host: str = "127.0.0.1", **options: Any) -> 
             await handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
+        except Exception as err:
+            failures.append(err)
         finally:
             tasks.discard(task)
             writer.close()
@@ -104,16 +169,20 @@ async def backend(handler: Handler, host: str = "127.0.0.1", **options: Any) -> 
         for task in list(tasks):
             task.cancel()
         await asyncio.sleep(0)
+    for failure in failures:
+        raise failure
 
 
 @asynccontextmanager
-async def running(upstream: str = "", *, scheme: str = "http", **settings: Any) -> AsyncIterator[Rig]:
+async def running(
+    upstream: str = "", *, scheme: str = "http", host: str = "127.0.0.1", shelf: MemoryShelf | None = None, **settings: Any
+) -> AsyncIterator[Rig]:
     """A proxy in front of `upstream` (`host:port`), with these settings."""
     if upstream:
         settings.setdefault("upstream", f"{scheme}://{upstream}")
     loop = asyncio.get_running_loop()
     chosen = Settings(**settings)
-    shelf, stats, sessions = MemoryShelf(), Stats(), set[Session]()
+    shelf, stats, sessions = shelf or MemoryShelf(), Stats(), set[Session]()
     redaction = None
     if chosen.capture_redact_bodies:
         literals = [text.encode() for text in chosen.capture_redact_literals]
@@ -121,17 +190,18 @@ async def running(upstream: str = "", *, scheme: str = "http", **settings: Any) 
     recorder = Recorder("0123456789abcdef", shelf, chosen.capture_truncate_bytes, redaction)
     pool = Pool(chosen, stats, loop)
     engine = Engine(chosen, recorder, pool, stats, loop.time())
-    server = await loop.create_server(lambda: ClientProtocol(engine, sessions), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: ClientProtocol(engine, sessions), host, 0)
     ticking = loop.create_task(_tick(engine, pool, sessions))
+    rig = Rig(engine, pool, shelf, server.sockets[0].getsockname()[1], sessions, host)
     try:
-        yield Rig(engine, pool, shelf, server.sockets[0].getsockname()[1], sessions)
+        yield rig
     finally:
-        ticking.cancel()
         server.close()
         for session in list(sessions):
             session.shut_down()
         pool.close()
-        await asyncio.sleep(0.01)
+    await rig.nothing_is_left()  # not in `finally`: the test's own failure says more
+    ticking.cancel()
 
 
 async def _tick(engine: Engine, pool: Pool, sessions: set[Session]) -> None:
@@ -148,11 +218,24 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
     """Run an async test on uvloop, as the proxy does."""
 
     def run() -> None:
-        uvloop.run(test())
+        uvloop.run(_leaving_nothing(test))
 
     run.__name__ = test.__name__
     run.__doc__ = test.__doc__
     return run
+
+
+async def _leaving_nothing(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    before = descriptors()
+    await test()
+    gc.collect()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    await until(lambda: descriptors() <= before)
+
+
+def descriptors() -> int:
+    """Open file descriptors of this process."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 def replying(response: bytes, *, close: bool = False) -> Handler:
