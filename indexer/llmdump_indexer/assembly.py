@@ -2,7 +2,8 @@
 
 An `Exchange` is its row: every fact that a later record needs is a column, so an exchange that is still open when the
 indexer stops is taken up again by reading its row. The one thing beside it is the search for `model` and `stream` in
-the request body, which is begun again from the stored records (see `Exchange.forgot_request`). Bodies are never held.
+the request body, which is brought back by showing it the stored records again (`Exchange.remember`). Bodies are never
+held.
 
 Sizes and counts are summed up from the records as they come and replaced by what the `end` record says, which knows
 also of records that were lost. Texts come from strangers: cut at named limits, and always valid Unicode.
@@ -69,8 +70,6 @@ class Exchange:
 
     request: "RequestBody | None" = field(default=None, repr=False, compare=False)
     """The search in the request body, while it goes on."""
-    forgot_request: bool = field(default=False, repr=False, compare=False)
-    """Taken up from its row: if more of the request body comes, feed `request` with what came before."""
 
     @property
     def ts_start(self) -> int:
@@ -101,18 +100,17 @@ class Exchange:
         elif kind == "end":
             self._end(record)
 
-    def apply_request(self, record: Record) -> None:
-        """Look for the model in a chunk of the request body that was counted before."""
-        if self.request is not None:
-            self._search(record.data)
+    def remember(self, record: Record) -> None:
+        """Bring the search in the request body on by a record that was applied before: only the search changes."""
+        if record.direction == CLIENT_TO_PROXY and record.kind == "head":
+            self.request = RequestBody.of(heads.parse(record.data)) if record.data else None
+        elif record.direction == CLIENT_TO_PROXY and record.kind == "chunk":
+            self._search(record)
 
     def _chunk(self, record: Record) -> None:
         self._payload(record)
-        if record.direction == CLIENT_TO_PROXY and self.request is not None:
-            if record.mentions(b"x_cut"):
-                self.request = None
-            else:
-                self._search(record.data)
+        if record.direction == CLIENT_TO_PROXY:
+            self._search(record)
 
     def _payload(self, record: Record) -> None:
         size = len(record.data)
@@ -130,7 +128,7 @@ class Exchange:
 
     def _left_out(self, record: Record, kept: int) -> int:
         """The size that the bytes of a record had before some were left out; notes a cut."""
-        size = integer(record.meta.get("x_cut"))
+        size: int | None = integer(record.meta.get("x_cut"))
         if size is None:
             return kept
         if not record.meta.get("x_off"):
@@ -178,9 +176,13 @@ class Exchange:
             self.own_first_us, self.own_worst_us, self.own_sum_us = map(integer, own)
         self.request = None
 
-    def _search(self, data: bytes) -> None:
-        assert self.request is not None
-        found = self.request.feed(data)
+    def _search(self, record: Record) -> None:
+        if self.request is None:
+            return
+        if record.mentions(b"x_cut"):  # what follows a hole cannot be read
+            self.request = None
+            return
+        found = self.request.feed(record.data)
         if found is None:
             return
         self.request = None
@@ -219,9 +221,7 @@ class RequestBody:
 
 def begin(record: Record) -> Exchange:
     """The exchange whose first record this is, before it is applied."""
-    return Exchange(
-        id=record.exchange, instance=record.instance, started_us=micros(record.ts), first_record=record.number
-    )
+    return Exchange(id=record.exchange, instance=record.instance, started_us=micros(record.ts), first_record=record.number)
 
 
 def micros(ts: float) -> int:

@@ -1,0 +1,100 @@
+"""How fast the indexer is: plain exchanges and chunk records a second, one core, its own CPU time.
+
+    python bench/index_rate.py [--exchanges N] [--streams N]
+
+Makes segment files in a temporary directory, plain exchanges of 2 KB each way in one and interleaved 200-chunk streams
+in the other, and lets a follower catch up with each.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import uuid_utils
+
+from llmdump import record
+from llmdump.data_dir import DataDir
+from llmdump.segment import header
+from llmdump_indexer.follow import Follower
+
+CHUNKS = 200
+CONCURRENT = 50
+REQUEST = b'{"model":"gpt-4o","messages":[{"role":"user","content":"' + b"x" * 1900 + b'"}],"stream":true}'
+EVENT = b'data: {"choices":[{"delta":{"content":"' + b"y" * 80 + b'"}}]}\n\n'
+
+
+class Instance:
+    """A proxy instance that numbers its records."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def make(self, identity: record.Identity, direction: int, kind: str, data: bytes, **meta: object) -> bytes:
+        """One record."""
+        self.number += 1
+        extra, count = record.entries(meta)
+        return record.encode(time.time(), direction, self.number, data, identity, record.kind_entry(kind), extra, count)
+
+
+def exchange(instance: Instance, content_type: bytes, events: list[bytes]) -> Iterator[bytes]:
+    """The records of one exchange."""
+    identity = record.Identity("00" * 8, str(uuid_utils.uuid7()), {"sid": "c1", "be": "openai"})
+    make = instance.make
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nUser-Agent: bench\r\n\r\n"
+    yield make(identity, 0, "head", head, x_peer="127.0.0.1:5000", x_key="ab" * 8)
+    yield make(identity, 0, "chunk", REQUEST, ci=1, x_z=True)
+    yield make(identity, 2, "forward", head, x_up="http://backend", x_addr="127.0.0.1:1", x_dial=0.0, x_new=False)
+    yield make(identity, 3, "head", b"HTTP/1.1 200 OK\r\nContent-Type: " + content_type + b"\r\n\r\n", sc=200, ttfb=1.0)
+    for index, event in enumerate(events, 1):
+        yield make(identity, 3, "chunk", event, ci=index, **({"x_z": True} if index == len(events) else {}))
+    total = sum(map(len, events))
+    yield make(identity, 1, "end", b"", se=True, tc=len(events), tb=total, x_req=len(REQUEST), x_end="complete", x_err="",
+               x_own=[1, 2, 3], x_lost=0)  # fmt: skip
+
+
+def plain(count: int) -> Iterator[bytes]:
+    """Exchanges one after the other."""
+    instance = Instance()
+    for _ in range(count):
+        yield from exchange(instance, b"application/json", [REQUEST])
+
+
+def streams(count: int) -> Iterator[bytes]:
+    """Streams, `CONCURRENT` at a time, their chunks taking turns."""
+    instance = Instance()
+    for _ in range(count // CONCURRENT):
+        running = [exchange(instance, b"text/event-stream", [EVENT] * CHUNKS) for _ in range(CONCURRENT)]
+        for turn in zip(*running, strict=True):
+            yield from turn
+
+
+def measure(what: str, records: Iterator[bytes], exchanges: int) -> None:
+    """Index the records and print the rates."""
+    with tempfile.TemporaryDirectory() as root:
+        data = DataDir(Path(root)).create()
+        with (data.segments / "w0-00000001.cbor").open("wb") as file:
+            file.write(header("w0", 1, time.time()))
+            count = sum(bool(file.write(one)) for one in records)
+        follower = Follower(data)
+        begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
+        follower.catch_up()
+        wall_s, cpu_s = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
+        rows = apsw.Connection(str(data.index)).execute("SELECT count(*) FROM trace WHERE end_reason = 'complete'").get
+        assert rows == exchanges, rows
+        size = data.index.stat().st_size
+        print(
+            f"{what}: {count} records, {exchanges} exchanges: {count / cpu_s:,.0f} records/s, {exchanges / cpu_s:,.0f} "
+            f"exchanges/s of CPU time ({wall_s:.2f} s wall, {cpu_s:.2f} s CPU), index {size / exchanges:,.0f} bytes/exchange"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exchanges", type=int, default=10_000)
+    parser.add_argument("--streams", type=int, default=1_000)
+    given = parser.parse_args()
+    measure("plain 2 KB exchanges", plain(given.exchanges), given.exchanges)
+    measure(f"{CHUNKS}-chunk streams", streams(given.streams), given.streams)

@@ -1,0 +1,165 @@
+"""The indexer's work, in a thread of its own: read on, take in, commit; for ever, whatever happens to files or index.
+
+A commit comes when there is nothing left to read, and at the latest `COMMIT_EVERY_S` after the one before. Whatever
+fails, the disk or the index, is counted, and work begins again from what the index holds: all state in memory follows
+from it. An index that is broken is set aside and made anew; one that is deleted while we run is made anew too.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final
+
+import apsw
+
+from llmdump import log, positions
+from llmdump.admin import count_swallowed
+from llmdump.data_dir import DataDir
+from llmdump.metrics import SHORT_S, Histogram, Sample
+from llmdump.segment import Damage
+from llmdump_indexer import index
+from llmdump_indexer.absorb import Absorb
+from llmdump_indexer.index import Index, NewerIndexError
+from llmdump_indexer.tail import Step, Tail
+from llmdump_indexer.traffic import Traffic
+
+POLL_S: Final = 0.05
+COMMIT_EVERY_S: Final = 0.1
+RETRY_AFTER_S: Final = 1.0
+MEASURE_LAG_EVERY_S: Final = 1.0
+
+
+class Follower:
+    """Keeps the index of one data directory up to date until told to finish."""
+
+    def __init__(self, data: DataDir) -> None:
+        self._data = data
+        self._finish = threading.Event()
+        self._abandon = threading.Event()
+        self._last_commit = self._last_measured = 0.0
+        self.problem = ""
+        """What is wrong now; empty while all is well."""
+        self.standby = False
+        """Whether another indexer writes the index, and this one waits to take over."""
+        self.traffic = Traffic()
+        self.records = self.bytes = self.exchanges = self.damaged = self.damaged_bytes = 0
+        self.open_exchanges = self.lag_bytes = 0
+        self.commit_s = Histogram(SHORT_S)
+
+    def finish(self) -> None:
+        """Catch up with all that is in the segments now, commit, and let `run` return."""
+        self._finish.set()
+
+    def abandon(self) -> None:
+        """Return from `run` after the step that is under way; what is not committed is read again next time."""
+        self._finish.set()
+        self._abandon.set()
+
+    def catch_up(self) -> None:
+        """Read what is in the segments now, commit and return. Blocking. Raises apsw.Error, OSError, NewerIndexError."""
+        self._finish.set()
+        self._follow()
+
+    def run(self) -> None:
+        """Work until `finish`. Blocking. Raises NewerIndexError only."""
+        lock = self._data.run / "index.lock"
+        while not self._finish.is_set():
+            with index.only_writer(lock) as alone:
+                self.standby = not alone
+                while alone and not self._attempt():
+                    self._finish.wait(RETRY_AFTER_S)
+                    if self._finish.is_set():
+                        return
+            self._finish.wait(POLL_S)
+
+    def _attempt(self) -> bool:
+        """Follow until there is a reason to stop. False if that is an error."""
+        try:
+            self._follow()
+            return True
+        except NewerIndexError:
+            raise
+        except (apsw.CorruptError, apsw.NotADBError) as err:
+            self._tell(f"the index is broken and is made anew: {err}")
+            with contextlib.suppress(FileNotFoundError):
+                log.warning("index_set_aside", path=index.set_aside(self._data.index))
+        except (apsw.Error, OSError) as err:
+            self._tell(f"{type(err).__name__}: {err}")
+        count_swallowed("index_begun_again")
+        return False
+
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.warning("indexing_interrupted", reason=problem)
+        self.problem = problem
+
+    def _follow(self) -> None:
+        """Read, take in and commit until told to finish, or until the index is no longer at its path."""
+        with Index(self._data.index) as db, Tail(self._data.segments, db.segments()) as tail:
+            absorb = Absorb(db, partial(positions.read, self._data.segments))
+            self.open_exchanges = absorb.open_exchanges
+            while not self._abandon.is_set():
+                finishing = self._finish.is_set()  # asked for before the look: what is there by then is read
+                worked = self._pass(db, tail, absorb)
+                if not worked and finishing:
+                    return
+                self._tell(tail.problem)
+                if not worked:
+                    self._finish.wait(POLL_S)
+                if not db.still_there():
+                    log.warning("index_is_gone", path=db.path)
+                    return
+
+    def _pass(self, db: Index, tail: Tail, absorb: Absorb) -> bool:
+        """One step of reading, and a commit if it is time. Whether there was anything to read."""
+        absorb.segments(tail.look())
+        step = tail.step()
+        if step is not None:
+            absorb.step(step)
+            self._count(step)
+        now = time.monotonic()
+        if absorb.pending and (step is None or now - self._last_commit >= COMMIT_EVERY_S):
+            self._commit(db, absorb)
+            self._last_commit = time.monotonic()
+        if now - self._last_measured >= MEASURE_LAG_EVERY_S:
+            self.lag_bytes, self._last_measured = tail.lag_bytes(), now
+        return step is not None
+
+    def _commit(self, db: Index, absorb: Absorb) -> None:
+        begin = time.perf_counter()
+        changes, ended = absorb.take()
+        db.save(changes)
+        absorb.forget()
+        self.commit_s.observe(time.perf_counter() - begin)
+        self.exchanges += len(ended)
+        self.open_exchanges = absorb.open_exchanges
+        for exchange in ended:
+            self.traffic.ended(exchange)
+
+    def _count(self, step: Step) -> None:
+        damages = [item for item in step.items if isinstance(item, Damage)]
+        self.records += len(step.items) - len(damages)
+        self.bytes += step.bytes
+        for damage in damages:
+            self.damaged += 1
+            self.damaged_bytes += damage.size
+            log.warning("segment_damaged", segment=step.segment.name, offset=damage.offset, size_bytes=damage.size)
+
+    def samples(self) -> Iterator[Sample]:
+        """For the metrics page; called from another thread."""
+        yield Sample("llmdump_records_indexed_total", self.records)
+        yield Sample("llmdump_records_indexed_bytes_total", self.bytes)
+        yield Sample("llmdump_exchanges_indexed_total", self.exchanges)
+        yield Sample("llmdump_indexer_open_exchanges", self.open_exchanges)
+        yield Sample("llmdump_indexer_lag_bytes", self.lag_bytes)
+        yield Sample("llmdump_indexer_damaged_total", self.damaged)
+        yield Sample("llmdump_indexer_damaged_bytes_total", self.damaged_bytes)
+        yield Sample("llmdump_indexer_commit_seconds", self.commit_s)
+        yield from self.traffic.samples()
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the index is being kept up to date, and how far it lags."""
+        details = {"lag_bytes": self.lag_bytes, "open_exchanges": self.open_exchanges, "standby": self.standby}
+        return not self.problem, details | ({"problem": self.problem} if self.problem else {})

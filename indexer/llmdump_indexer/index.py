@@ -1,0 +1,257 @@
+"""The SQLite file: opened, brought to the newest schema, read once, and written in transactions of one writer.
+
+Rows, positions, ledger and how far each segment has been read change in the same transaction, so a process killed
+anywhere finds an index that is exactly what reading the segments up to these offsets gives. `synchronous` is NORMAL:
+after a power cut the last transactions may be missing as a whole, and the segments are read again from there.
+
+The schema is `sql/0001_….sql` and those after it, applied in order; `user_version` counts them.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import apsw
+import apsw.bestpractice
+import orjson
+
+from llmdump.positions import Piece
+from llmdump_indexer.assembly import Exchange
+from llmdump_indexer.ledger import About, Gap, Runs
+
+# Readers hold no write lock; a checkpoint that meets one waits for its short query.
+BUSY_TIMEOUT_MS: Final = 5000
+WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
+
+_SQL = resources.files("llmdump_indexer") / "sql"
+
+
+def _statement(name: str) -> str:
+    return (_SQL / f"{name}.sql").read_text("utf-8")
+
+
+_SAVE_TRACE: Final = _statement("save_trace")
+_FIND_TRACE: Final = _statement("find_trace")
+_SAVE_INSTANCE: Final = _statement("save_instance")
+_SAVE_SEGMENT: Final = _statement("save_segment")
+_COLUMNS: Final = tuple(name for name in (*Exchange.__dataclass_fields__, "ts_start") if name != "request")
+_FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "altered")
+
+
+class NewerIndexError(RuntimeError):
+    """The index was made by a newer llmdump; the message says what to do."""
+
+
+class SegmentRow(NamedTuple):
+    """A segment as the index knows it."""
+
+    number: int
+    name: str
+    offset: int
+    closed: bool
+    gone: bool
+
+
+class PositionRow(NamedTuple):
+    """One piece of an exchange's positions."""
+
+    trace: int
+    piece: int
+    segment: int
+    runs: bytes
+
+
+class DamageRow(NamedTuple):
+    """Bytes of a segment that are no record."""
+
+    segment: int
+    offset: int
+    size: int
+
+
+class LedgerRow(NamedTuple):
+    """A run of an instance's numbers; `last` None: the run is part of another now."""
+
+    instance: str
+    first: int
+    last: int | None
+
+
+class Changes(NamedTuple):
+    """What one transaction writes."""
+
+    traces: list[tuple[int, Exchange]]
+    positions: list[PositionRow]
+    segments: list[SegmentRow]
+    damages: list[DamageRow]
+    ledger: list[LedgerRow]
+    instances: list[About]
+    gaps: list[Gap]
+
+
+class Found(NamedTuple):
+    """An exchange taken up again from its row, and its last piece of positions."""
+
+    number: int
+    exchange: Exchange
+    last_piece: PositionRow | None
+
+
+class Index:
+    """The index, open for writing. One process at a time; not for several threads. Use it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create, and bring to the newest schema. Blocking. Raises apsw.Error, NewerIndexError."""
+        self.path = path
+        self._db = apsw.Connection(str(path))
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+        self._inode = path.stat().st_ino
+
+    def _prepare(self) -> None:
+        for practice in apsw.bestpractice.recommended:
+            if practice is not apsw.bestpractice.library_logging:
+                practice(self._db)
+        self._db.set_busy_timeout(BUSY_TIMEOUT_MS)
+        self._db.pragma("synchronous", "NORMAL")
+        self._db.pragma("journal_size_limit", WAL_KEPT_BYTES)
+        self._migrate()
+
+    def _migrate(self) -> None:
+        steps = migrations()
+        at = self._db.pragma("user_version")
+        if at > len(steps):
+            raise NewerIndexError(
+                f"{self.path} has schema {at}, this llmdump knows {len(steps)}: use the newer llmdump, or delete the file "
+                "to have it made anew from the segments"
+            )
+        for version, step in enumerate(steps[at:], at + 1):
+            with self._db:
+                self._db.execute(step).get  # noqa: B018 - every statement of the step runs only when all is fetched
+                self._db.pragma("user_version", version)
+
+    def still_there(self) -> bool:
+        """Whether the file at the path is the one that is open: it may be deleted or replaced at any time."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def segments(self) -> list[SegmentRow]:
+        """All segments that the index knows."""
+        rows = self._db.execute("SELECT number, name, offset, closed, gone FROM segment ORDER BY number")
+        return [SegmentRow(number, name, offset, bool(closed), bool(gone)) for number, name, offset, closed, gone in rows]
+
+    def ledger(self, instance: str) -> Runs:
+        """The numbers of an instance that have been read."""
+        return Runs(self._db.execute("SELECT first, last FROM ledger WHERE instance = ? ORDER BY first", (instance,)))
+
+    def traces(self) -> int:
+        """The highest number of a row, 0 if there is none."""
+        return int(self._db.execute("SELECT coalesce(max(number), 0) FROM trace").get)
+
+    def open_exchanges(self) -> int:
+        """How many rows have no end yet."""
+        return int(self._db.execute("SELECT count(*) FROM trace WHERE end_reason IS NULL").get)
+
+    def find(self, exchange: str) -> Found | None:
+        """The exchange of this id as its row says, if there is one."""
+        cursor = self._db.execute(_FIND_TRACE, (exchange,))
+        row = next(cursor, None)
+        if row is None:
+            return None
+        columns: dict[str, Any] = {column[0]: value for column, value in zip(cursor.get_description(), row, strict=True)}
+        number = columns.pop("number")
+        for flag in _FLAGS:
+            columns[flag] = bool(columns[flag])
+        columns["stream"] = None if columns["stream"] is None else bool(columns["stream"])
+        piece = self._db.execute(
+            "SELECT trace, piece, segment, runs FROM position WHERE trace = ? ORDER BY piece DESC LIMIT 1", (number,)
+        ).fetchone()
+        return Found(number, Exchange(**columns), PositionRow(*piece) if piece else None)
+
+    def pieces(self, number: int) -> list[Piece]:
+        """Where the records of a row stand, in order."""
+        rows = self._db.execute(
+            "SELECT name, runs FROM position JOIN segment ON segment.number = segment WHERE trace = ? ORDER BY piece",
+            (number,),
+        )
+        return [Piece(*row) for row in rows]
+
+    def save(self, changes: Changes) -> None:
+        """Write all of it, or nothing. Blocking. Raises apsw.Error."""
+        with self._db as db:
+            db.executemany(_SAVE_SEGMENT, changes.segments)
+            db.executemany(_SAVE_TRACE, (_row(number, exchange) for number, exchange in changes.traces))
+            db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?)", changes.positions)
+            db.executemany("INSERT OR REPLACE INTO damage VALUES (?, ?, ?)", changes.damages)
+            db.executemany("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", _present(changes.ledger))
+            db.executemany("DELETE FROM ledger WHERE instance = ? AND first = ?", _absorbed(changes.ledger))
+            db.executemany(_SAVE_INSTANCE, (_instance(about) for about in changes.instances))
+            db.executemany("INSERT OR REPLACE INTO ledger_gap VALUES (?, ?, ?, ?)", changes.gaps)
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(apsw.Error):
+            self._db.pragma("optimize")
+        self._db.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def migrations() -> list[str]:
+    """The steps of the schema, oldest first."""
+    files = sorted(file.name for file in _SQL.iterdir() if file.name[:4].isdigit())
+    return [(_SQL / name).read_text("utf-8") for name in files]
+
+
+def _row(number: int, exchange: Exchange) -> dict[str, Any]:
+    row = {name: getattr(exchange, name) for name in _COLUMNS}
+    row["number"] = number
+    return row
+
+
+def _present(rows: Iterable[LedgerRow]) -> Iterator[LedgerRow]:
+    return (row for row in rows if row.last is not None)
+
+
+def _absorbed(rows: Iterable[LedgerRow]) -> Iterator[tuple[str, int]]:
+    return ((row.instance, row.first) for row in rows if row.last is None)
+
+
+def _instance(about: About) -> tuple[Any, ...]:
+    told = None if about.about is None else orjson.dumps(about.about, default=str).decode()
+    return about.instance, about.hello_us, told, about.bye_us, about.bye_last
+
+
+@contextlib.contextmanager
+def only_writer(lock: Path) -> Iterator[bool]:
+    """Whether this process may write the index: it holds a lock, free again when it dies, however it dies."""
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(fd)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a broken index out of the way, keeping the last one for whoever wants to look; where it is now."""
+    aside = path.with_name(path.name + ".damaged")
+    os.replace(path, aside)  # noqa: PTH105 - replaces an older one
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside
