@@ -213,6 +213,34 @@ def test_after_resync_all_that_is_not_held_comes_again_in_order_from_seq_1() -> 
     assert (outbox.sent, outbox.resent, outbox.acknowledged, outbox.sent_bytes) == (8, 4, 3, 80)
 
 
+def test_several_batches_come_again_in_order_and_are_counted_once_as_sent() -> None:
+    outbox = Outbox(16 * MIB)
+    session = in_session(outbox)
+    add(outbox, session.lane, *range(1, 101), size=20_000)
+    send_all(session)
+    session.receive(Resync(nonce(1)), 0.0)
+    session.receive(Have(say_hello(session, 1.0), 0, "w0"), 1.0)
+    again = session.batch()
+    assert again is not None
+    session.sent(1.0)
+    session.receive(Resync(nonce(2)), 1.0)
+    session.receive(Have(say_hello(session, 9.0), 0, "w0"), 9.0)
+    batches = send_all(session)
+    assert len(batches) == 8
+    assert numbers_of(batches) == [*range(1, 101)]
+    assert (outbox.sent, outbox.resent) == (100, again.last + 100)
+
+
+@pytest.mark.parametrize("message", [Ack(nonce(9), 1), Have(nonce(9), 1, "w0"), Resync(nonce(9))])
+def test_a_message_of_another_session_changes_nothing(message: FromWriter) -> None:
+    outbox = Outbox(MIB)
+    session = in_session(outbox)
+    add(outbox, session.lane, 1)
+    send_all(session)
+    session.receive(message, 0.0)
+    assert (outbox.held_records, session.state) == (1, State.OPEN)
+
+
 def test_an_ack_of_an_earlier_session_is_left() -> None:
     outbox = Outbox(MIB)
     session = in_session(outbox)
@@ -304,6 +332,16 @@ def test_silence_while_records_are_under_way_ends_in_hello() -> None:
     send_all(session, 100.0)
     assert session.hello(100.0 + STALL_S - 0.1) is None
     assert session.hello(100.0 + STALL_S) is not None
+
+
+def test_sending_on_does_not_postpone_the_end_of_the_silence() -> None:
+    outbox = Outbox(MIB)
+    session = in_session(outbox)
+    for number in range(1, 31):
+        add(outbox, session.lane, number)
+        send_all(session, number / 10)
+        assert session.hello(number / 10) is None
+    assert session.hello(0.1 + STALL_S) is not None
 
 
 def test_each_ack_lets_the_silence_begin_anew() -> None:
