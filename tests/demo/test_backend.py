@@ -119,6 +119,13 @@ def test_openai_client_lists_models_and_embeds(openai_client: openai.OpenAI) -> 
         assert one.embedding == pytest.approx(other.embedding)
 
 
+def test_embedding_is_base64_only_if_asked_for(url: str) -> None:
+    asked = {"model": "sim-embed", "input": "one"}
+    assert isinstance(json.loads(curl(f"{url}/v1/embeddings", asked))["data"][0]["embedding"], list)
+    as_base64 = {**asked, "encoding_format": "base64"}
+    assert isinstance(json.loads(curl(f"{url}/v1/embeddings", as_base64))["data"][0]["embedding"], str)
+
+
 def test_openai_client_sees_a_refusal(openai_client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="messages"):
         openai_client.chat.completions.create(model="sim-large", messages=[])

@@ -50,6 +50,15 @@ def test_newest_python_that_runs_is_taken(tmp_path: Path) -> None:
     assert chosen_python(f"{tmp_path}:/usr/bin:/bin") == "python3.12"
 
 
+def test_python_that_is_too_old_is_not_taken(tmp_path: Path) -> None:
+    pretends = "import sys; sys.version_info = (3, 10, 9); exec(sys.argv[1])"
+    as_3_10 = f'exec {sys.executable} -c "{pretends}" "$2"'
+    for name in ("python3.14", "python3.13", "python3.12"):
+        program(tmp_path, name, as_3_10)
+    program(tmp_path, "python3.11", f'exec {sys.executable} "$@"')
+    assert chosen_python(f"{tmp_path}:/usr/bin:/bin") == "python3.11"
+
+
 def test_python3_is_taken_where_no_version_is_named(tmp_path: Path) -> None:
     for name in ("python3.14", "python3.13", "python3.12", "python3.11"):
         program(tmp_path, name, "exit 127")
