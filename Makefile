@@ -18,8 +18,8 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; \
 	done)
 
-# What tests drive from outside: `program:Debian package`.
-TEST_TOOLS := jq:jq curl:curl nginx:nginx wrk:wrk openssl:openssl
+# What tests drive from outside: `program:Debian package`. A test compares this with what the tests ask for.
+TEST_TOOLS := curl:curl jq:jq strace:strace zstd:zstd
 TEST_LIBRARIES := libgomp1
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate

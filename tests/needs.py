@@ -11,15 +11,12 @@ from typing import NoReturn
 
 import pytest
 
-DEBIAN_PACKAGE = {"strace": "strace", "fiu-run": "fiu-utils", "chromium": "chromium", "sqlite3": "sqlite3"}
-"""Where the package is not called as its program is, or is not in the Makefile's list."""
-
 
 def needs_tool(name: str) -> Path:
     """The program's path. Skips the test where there is none; fails it in CI."""
     found = shutil.which(name)
     if found is None:
-        missing(f"needs {name} (Debian: apt-get install {DEBIAN_PACKAGE.get(name, name)})")
+        missing(f"needs the program {name}")
     return Path(found)
 
 

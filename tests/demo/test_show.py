@@ -18,7 +18,7 @@ WANTED = exchanges.all_exchanges()
 
 def trace(path: str, start_ms: int, **more: Any) -> dict[str, Any]:
     row = {"id": f"{start_ms}{path}", "path": path, "ts_start": start_ms, "ts_end": start_ms + 5, "status": 200}
-    return {**row, "model": "m", "chunks": 3, "end_reason": "complete", **more}
+    return {**row, "model": "m", "resp_chunks": 3, "end_reason": "complete", **more}
 
 
 def traces_of_all(first_ms: int) -> list[dict[str, Any]]:

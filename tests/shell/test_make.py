@@ -75,6 +75,14 @@ def test_without_a_python_that_will_do_make_says_what_to_install(tmp_path: Path)
     assert "python3-venv" in done.stderr
 
 
+def test_every_tool_that_tests_ask_for_is_one_that_make_test_installs() -> None:
+    listed = re.search(r"^TEST_TOOLS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed is not None
+    tests = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    asked = {name for text in tests for name in re.findall(r'needs_tool\("([\w-]+)"\)', text)} - {"sh", "no-such-tool"}
+    assert asked <= {pair.partition(":")[0] for pair in listed[1].split()}
+
+
 def test_ci_runs_make_test_and_nothing_else() -> None:
     commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and line[0] != "#"]
     assert commands[0] == "set -eu"

@@ -142,14 +142,13 @@ def table(wanted: Sequence[Exchange], found: Sequence[dict[str, Any] | None]) ->
 def _row(exchange: Exchange, trace: dict[str, Any] | None) -> tuple[str, ...]:
     if trace is None:
         return ("-", "-", exchange.path, "-", "-", "-", "NOT CAPTURED")
-    start_ms, end_ms = trace["ts_start"], trace["ts_end"]
     return (
-        datetime.fromtimestamp(start_ms / 1000).strftime("%H:%M:%S"),
+        datetime.fromtimestamp(trace["ts_start"] / 1000).strftime("%H:%M:%S"),
         str(trace["model"]),
         exchange.path,
         str(trace["status"]),
-        str(trace["chunks"]),
-        f"{end_ms - start_ms} ms",
+        str(trace["resp_chunks"]),
+        f"{trace['ts_end'] - trace['ts_start']} ms",
         str(trace["end_reason"]),
     )
 
