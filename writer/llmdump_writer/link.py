@@ -33,11 +33,7 @@ _LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 
 def refusal(endpoint: str) -> str | None:
     """Why a writer may not listen there, in a line for the user; None if it may."""
-    if endpoint.startswith("ipc://"):
-        return None
-    if not endpoint.startswith("tcp://"):
-        return f"writer_endpoints: {endpoint} is neither ipc:// nor tcp://"
-    if urlsplit(endpoint).hostname not in _LOOPBACK:
+    if endpoint.startswith("tcp://") and urlsplit(endpoint).hostname not in _LOOPBACK:
         return f"writer_endpoints: {endpoint} can be reached from other hosts, and tcp:// without CURVE is for loopback only"
     return None
 
@@ -48,6 +44,7 @@ class Link:
     def __init__(self, capture: Capture, endpoint: str) -> None:
         """Bind. Raises OSError with a line for the user."""
         self._capture = capture
+        self._endpoint = endpoint
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
@@ -57,7 +54,7 @@ class Link:
             (zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX), (zmq.IPV6, 1),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
-        _remove_stale_socket(endpoint)
+        _remove_socket(endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as err:
@@ -78,6 +75,7 @@ class Link:
         finally:
             self._socket.close(linger=LINGER_MS)
             self._context.term()
+            _remove_socket(self._endpoint)
 
     def stop(self) -> None:
         """Make `run` end: within about `DRAIN_S`, a flush and `LINGER_MS`. For any thread."""
@@ -118,8 +116,8 @@ class Link:
             self._send()
 
 
-def _remove_stale_socket(endpoint: str) -> None:
-    """A writer that was killed leaves its socket file; we hold its slot, so nobody listens there."""
+def _remove_socket(endpoint: str) -> None:
+    """Of this writer when it leaves, or of one that was killed: we hold its slot, so nobody listens there."""
     path = Path(endpoint.removeprefix("ipc://"))
     if endpoint.startswith("ipc://") and path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         path.unlink()

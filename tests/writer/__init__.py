@@ -1,0 +1,1 @@
+"""Tests of the writer process and the files it makes."""

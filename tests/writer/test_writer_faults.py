@@ -1,0 +1,140 @@
+"""A disk that refuses: nothing is acknowledged that is not stored, the writer lives on, and goes on by itself afterwards."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from needs import needs_root, needs_tool
+
+from llmdump.wire import Ack, Resync
+from tests.writer.writer_rig import Proxy, Writer, files, numbers, wait_for
+
+
+@contextlib.contextmanager
+def small_disk(at: Path, size: str) -> Iterator[Path]:
+    """A tmpfs of this size at `at`."""
+    needs_root()
+    at.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "llmdump", str(at)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as err:
+        from needs import missing
+
+        missing(f"needs to mount a tmpfs: {err}")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+def errors(writer: Writer) -> dict[str, float]:
+    """Write errors by name."""
+    prefix = "llmdump_writer_write_errors_total{"
+    return {key.split('"')[1]: value for key, value in writer.metrics().items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("capture_format", ["cbor", "both"])
+def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_stored_twice(tmp_path: Path, capture_format: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    with small_disk(data / "segments", "3m") as segments:
+        ballast = segments / "ballast"
+        ballast.write_bytes(bytes(1024 * 1024))
+        with Writer(data, capture_format=capture_format) as writer, Proxy(writer.card().listen) as proxy:
+            proxy.hello()
+            acknowledged = fill(proxy)
+            assert acknowledged > 0
+            assert wait_for(lambda: writer.health() == 503)
+            assert "ENOSPC" in errors(writer) and writer.process.poll() is None
+            with contextlib.suppress(AssertionError):
+                proxy.hello(within_s=0.3)
+                raise RuntimeError("HELLO must be left unanswered while the disk is full")
+            ballast.unlink()
+            assert proxy.hello() == acknowledged
+            assert writer.health() == 200
+            proxy.send(acknowledged + 1, acknowledged + 10, bytes(1000))
+            proxy.acknowledged(acknowledged + 10)
+            assert writer.log.count("disk_refuses_writes") >= 1
+            for one in ("cbor", "jsonl") if capture_format == "both" else ("cbor",):
+                assert numbers(data, one) == list(range(1, acknowledged + 11))
+            writer.kill()
+        with Writer(data, capture_format=capture_format) as writer, Proxy(writer.card().listen) as proxy:
+            assert proxy.hello() == acknowledged + 10
+
+
+def fill(proxy: Proxy) -> int:
+    """Send until the writer says RESYNC; the last number that was acknowledged."""
+    acknowledged, number = 0, 0
+    while True:
+        proxy.send(number + 1, number + 10, os.urandom(10_000))
+        number += 10
+        answer = proxy.hear()
+        while isinstance(answer, Ack) and answer.held < number:
+            acknowledged = answer.held
+            answer = proxy.hear()
+        if isinstance(answer, Resync):
+            return acknowledged
+        assert isinstance(answer, Ack)
+        acknowledged = answer.held
+
+
+def injected(tmp_path: Path, fault: str, calls: str) -> list[str]:
+    """A command that makes one system call of the writer fail."""
+    strace = needs_tool("strace")
+    options = ["-D", "-f", "-qq", "-o", str(tmp_path / "trace"), "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
+    return [str(strace), *options]
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_what_a_failed_sync_covered_is_not_acknowledged_and_never_synced_again(tmp_path: Path, when: int) -> None:
+    command = injected(tmp_path, f"error=EIO:when={when}", "fdatasync")
+    with Writer(tmp_path / "data", command=command) as writer, Proxy(writer.card().listen) as proxy:
+        proxy.hello()
+        for round_ in range(1, when):
+            proxy.send(round_, round_)
+            proxy.acknowledged(round_)
+        proxy.send(when, when)
+        assert proxy.hear() == Resync(proxy.nonce)
+        suspect = files(writer.data).get("w0-00000001.cbor")
+        assert proxy.hello() == when - 1
+        proxy.send(when, when + 5)
+        proxy.acknowledged(when + 5)
+        assert errors(writer) == {"EIO": 1}
+        assert files(writer.data).get("w0-00000001.cbor") == suspect, "the suspect file was touched again"
+        assert numbers(writer.data) == list(range(1, when + 6))
+        assert writer.health() == 200
+        writer.kill()
+    with Writer(tmp_path / "data") as writer, Proxy(writer.card().listen) as proxy:
+        assert proxy.hello() == when + 5
+
+
+def test_a_write_that_takes_only_part_leaves_nothing_of_its_batch(tmp_path: Path) -> None:
+    """A file size limit makes the kernel take a part, then refuse."""
+    limited = ["sh", "-c", 'ulimit -f 64; exec "$0" "$@"']  # 64 blocks of 512 bytes
+    with Writer(tmp_path / "data", command=limited) as writer, Proxy(writer.card().listen) as proxy:
+        proxy.hello()
+        proxy.send(1, 20, bytes(1000))
+        proxy.acknowledged(20)
+        proxy.send(21, 40, bytes(1000))
+        assert proxy.hear() == Resync(proxy.nonce)
+        assert numbers(writer.data) == list(range(1, 21))
+        assert "EFBIG" in errors(writer)
+
+
+def test_a_failing_write_at_each_place_never_stores_twice(tmp_path: Path) -> None:
+    """EIO on every third write, for a while: all is stored once in the end."""
+    command = injected(tmp_path, "error=EIO:when=2+3", "fdatasync")
+    with Writer(tmp_path / "data", command=command, capture_format="both") as writer, Proxy(writer.card().listen) as proxy:
+        held, last = proxy.hello(), 40
+        while held < last:
+            proxy.send(held + 1, min(held + 4, last))
+            answer = proxy.hear()
+            if isinstance(answer, Ack):
+                held = answer.held
+            elif isinstance(answer, Resync):
+                held = proxy.hello()
+        assert errors(writer)["EIO"] > 3
+        assert numbers(writer.data) == numbers(writer.data, "jsonl") == list(range(1, last + 1))
