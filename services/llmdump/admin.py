@@ -58,12 +58,12 @@ async def serve(listen: str, own: presence.Presence, samples: Samples, health: H
     await runner.setup()
     sock = address.listen_near(listen)
     await web.SockSite(runner, sock).start()
-    own.update(admin="http://" + _reachable(sock))
+    own.update(admin="http://" + reachable(sock))
     log.debug("admin_listening", url=own.card.admin)
     return runner
 
 
-def _reachable(sock: socket.socket) -> str:
+def reachable(sock: socket.socket) -> str:
     """The address others use: a wildcard listener (in a container) is reached by the host's name."""
     host, port = address.split(address.bound(sock))
     return address.join(socket.gethostname() if host in {"0.0.0.0", "::"} else host, port)

@@ -1,0 +1,172 @@
+"""The routes. Each is documented in docs/api.md, and a test compares."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from llmdump import positions
+from llmdump.admin import process_samples
+from llmdump.data_dir import DataDir
+from llmdump.metrics import CONTENT_TYPE, Page, Sample
+from llmdump.presence import Presence
+from llmdump.record import Record
+from llmdump_api import query, trace
+from llmdump_api.body import Body
+from llmdump_api.fleet import ROLES, Fleet
+from llmdump_api.gate import Gate, answer, error
+from llmdump_api.index import Index, Stored
+from llmdump_api.query import BadParamError
+
+_TS_START: Final = query.COLUMNS.index("ts_start")
+
+
+class Api:
+    """The handlers and what they ask."""
+
+    def __init__(self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate) -> None:
+        self._data = data
+        self._own = own
+        self._index = index
+        self._fleet = fleet
+        self._gate = gate
+        self._page = Page(lambda: [*process_samples(own.card.role, own.card.version), *self._samples()])
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(middlewares=[web.middleware(self._gate.through)])
+        app.router.add_get("/", self.root)
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/api/traces", self.traces)
+        app.router.add_get("/api/traces/{id}", self.trace)
+        app.router.add_get("/api/traces/{id}/request", partial(self.body, side="request"))
+        app.router.add_get("/api/traces/{id}/response", partial(self.body, side="response"))
+        return app
+
+    async def root(self, _: web.Request) -> web.Response:
+        """Where things are."""
+        return answer(
+            {
+                "name": "llmdump",
+                "version": self._own.card.version,
+                "api": "/api/traces",
+                "healthz": "/healthz",
+                "readyz": "/readyz",
+                "metrics": "/metrics",
+            }
+        )
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """This process answers."""
+        return answer({"status": "ok", **msgspec.to_builtins(self._own.card)})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """All four roles work, or which do not."""
+        ready, details = await self._fleet.readiness()
+        return answer(details, 200 if ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Metrics of this process and, without `scope=own`, of all others."""
+        page = self._page.render()
+        if request.query.get("scope") != "own":
+            page = await self._fleet.metrics(page)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+    async def traces(self, request: web.Request) -> web.Response:
+        """A page of rows, newest first."""
+        asked = query.parse(request.query)
+        rows = await self._index.rows(*query.sql(asked))
+        return answer(query.page(rows, asked.limit))
+
+    async def trace(self, request: web.Request) -> web.Response:
+        """One exchange, put together."""
+        row = await self._row(request)
+        if row is None:
+            return _no_trace()
+        shown = query.row_object(row)
+        stored = await self._index.stored(shown["id"])
+        built = await self._index.run(partial(self._build, shown, row[_TS_START], stored))
+        return answer({"row": shown, "trace": built})
+
+    async def body(self, request: web.Request, side: str) -> web.StreamResponse:
+        """The raw body of one side."""
+        row = await self._row(request)
+        if row is None:
+            return _no_trace()
+        stored = await self._index.stored(str(row[0]))
+        if stored.gone:
+            return _gone(stored.gone)
+        body = Body(self._records(stored), side)
+        try:
+            first = await self._index.run(body.batch)
+        except FileNotFoundError as err:
+            return _gone([str(err.filename)])
+        except (OSError, ValueError) as err:
+            return error(500, "segment_unreadable", str(err))
+        return await self._stream(request, body, first, f"{row[0]}.{side}")
+
+    async def _stream(self, request: web.Request, body: Body, batch: bytes, name: str) -> web.StreamResponse:
+        """Send a body on; if it cannot be read to its end, the connection is cut, so that nobody takes it for whole."""
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Disposition": f'attachment; filename="{name}"',
+                "X-Content-Type-Options": "nosniff",
+                "Cache-Control": "no-store",
+                "X-Llmdump-Content-Type": body.content_type,
+            }
+        )
+        await response.prepare(request)
+        try:
+            while batch:
+                await response.write(batch)
+                batch = await self._index.run(body.batch)
+        except (OSError, ValueError):
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        await response.write_eof()
+        return response
+
+    async def _row(self, request: web.Request) -> tuple[Any, ...] | None:
+        exchange = request.match_info["id"]
+        if not query.is_uuid(exchange):
+            raise BadParamError("id", "allowed is a UUID in lower case, as in a row's id")
+        rows = await self._index.rows(*query.sql_one(exchange))
+        return rows[0] if rows else None
+
+    def _build(self, row: dict[str, Any], ts_start_ms: int, stored: Stored) -> dict[str, Any] | None:
+        """The trace; None where every segment of it is gone. Blocking."""
+        if stored.gone and not stored.pieces:
+            return None
+        missing = list(stored.gone)
+        return trace.build(row, ts_start_ms, self._present(stored, missing), missing)
+
+    def _present(self, stored: Stored, missing: list[str]) -> Iterator[Record]:
+        """The records that can be read; segments that cannot are added to `missing`."""
+        for piece in stored.pieces:
+            try:
+                for item in positions.read(self._data.segments, [piece]):
+                    yield item.record
+            except (OSError, ValueError):
+                missing.append(piece.segment)
+
+    def _records(self, stored: Stored) -> Iterator[Record]:
+        return (item.record for item in positions.read(self._data.segments, stored.pieces))
+
+    def _samples(self) -> Iterator[Sample]:
+        yield from self._gate.samples()
+        roles = [card.role for card in self._fleet.living()]
+        yield from (Sample("llmdump_api_processes", roles.count(role), (role,)) for role in ROLES)
+
+
+def _no_trace() -> web.Response:
+    return error(404, "not_found", "no exchange has this id")
+
+
+def _gone(segments: list[str]) -> web.Response:
+    return error(410, "gone", "the segment files that held this body were deleted", segments=segments)

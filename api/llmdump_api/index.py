@@ -1,0 +1,110 @@
+"""The index, read only, from a few threads. It may not be there yet, and it may be replaced at any time.
+
+Each thread has its own connection. Before a question is put, the file at the path is compared with the one that is
+open: another inode is another index. A question is answered from one snapshot.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import apsw
+
+from llmdump.positions import Piece
+
+SCHEMA: Final = 1
+"""`user_version` of the index that these questions are for."""
+THREADS: Final = 4
+BUSY_TIMEOUT_MS: Final = 2000
+
+_POSITIONS: Final = (
+    "SELECT segment.name, position.runs, segment.gone FROM position JOIN segment ON segment.number = position.segment "
+    "WHERE position.trace = (SELECT number FROM trace WHERE id = ?) ORDER BY position.piece"
+)
+
+Answer = TypeVar("Answer")
+Rows = list[tuple[Any, ...]]
+
+
+class IndexUnreadableError(RuntimeError):
+    """The index is there and cannot be read; the message says why."""
+
+
+class Stored(NamedTuple):
+    """Where an exchange's records stand, and the segments among them that were deleted."""
+
+    pieces: list[Piece]
+    gone: list[str]
+
+
+class Index:
+    """Questions to the index. Close it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="index")
+        self._own = threading.local()
+
+    async def rows(self, statement: str, values: tuple[Any, ...]) -> Rows:
+        """What a statement gives; nothing while there is no index. Raises IndexUnreadableError."""
+        return await self._ask(lambda db: db.execute(statement, values).fetchall(), [])
+
+    async def stored(self, exchange: str) -> Stored:
+        """Where the records of an exchange stand. Raises IndexUnreadableError."""
+        found = await self.rows(_POSITIONS, (exchange,))
+        pieces = [Piece(name, runs) for name, runs, gone in found if not gone]
+        return Stored(pieces, sorted({name for name, _, gone in found if gone}))
+
+    async def run(self, work: Callable[[], Answer]) -> Answer:
+        """Do other blocking work in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Wait for questions under way and stop the threads; their connections close with them."""
+        self._threads.shutdown()
+
+    async def _ask(self, question: Callable[[apsw.Connection], Answer], without: Answer) -> Answer:
+        def work() -> Answer:
+            try:
+                db = self._connection()
+                return without if db is None else question(db)
+            except apsw.CantOpenError:
+                return without  # it went between the look and the opening
+            except apsw.Error as err:
+                self._forget()
+                raise IndexUnreadableError(f"cannot read {self._path.name}: {err}") from err
+
+        return await self.run(work)
+
+    def _connection(self) -> apsw.Connection | None:
+        """This thread's connection to the index that is at the path now."""
+        try:
+            inode = self._path.stat().st_ino
+        except FileNotFoundError:
+            self._forget()
+            return None
+        if getattr(self._own, "inode", None) != inode:
+            self._forget()
+            db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+            db.set_busy_timeout(BUSY_TIMEOUT_MS)
+            self._own.db, self._own.inode = db, inode
+        return self._own.db if self._is_ours(self._own.db) else None
+
+    def _is_ours(self, db: apsw.Connection) -> bool:
+        """False for an index whose tables are not made yet. Raises IndexUnreadableError for another schema."""
+        version = db.pragma("user_version")
+        if version not in {0, SCHEMA}:
+            raise IndexUnreadableError(
+                f"{self._path.name} has schema {version}, this api reads {SCHEMA}: restart the indexer and the api with the "
+                "same version of llmdump"
+            )
+        return bool(version)
+
+    def _forget(self) -> None:
+        db = getattr(self._own, "db", None)
+        if db is not None:
+            db.close()
+        self._own.db = self._own.inode = None
