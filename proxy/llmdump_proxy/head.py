@@ -111,14 +111,15 @@ def parse_request(raw: bytes) -> RequestHead:
         raise BadHeadError(501, "connect_not_supported", "this is not a forward proxy: set it as the client's base URL")
     _check_host(fields, version)
     target = origin_form(line.url)
+    connection = _connection(fields)
     return RequestHead(
         raw=raw,
         method=method,
         target=target,
         path=target.partition(b"?")[0].decode("latin-1"),
         body=_request_body(fields, version),
-        keep_alive=parser.should_keep_alive() and version == "1.1",
-        connection=_connection(fields),
+        keep_alive=_is_kept(version, connection),
+        connection=connection,
         upgrade=_value(fields, b"upgrade") if parser.should_upgrade() else b"",
     )
 
@@ -134,12 +135,13 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         raise BadHeadError(502, "upstream_malformed", f"the backend's answer is not HTTP/1.1: {err}") from None
     fields = _FIELDS.findall(raw)
     status = parser.get_status_code()
+    connection = _connection(fields)
     return ResponseHead(
         raw=raw,
         status=status,
         body=_response_body(fields, status, method),
-        keep_alive=parser.should_keep_alive(),
-        connection=_connection(fields),
+        keep_alive=_is_kept(parser.get_http_version(), connection),
+        connection=connection,
         content_type=_value(fields, b"content-type").lower(),
     )
 
@@ -184,6 +186,11 @@ def _response_body(fields: list[tuple[bytes, bytes]], status: int, method: bytes
 
 def _connection(fields: list[tuple[bytes, bytes]]) -> bytes:
     return b",".join(_values(fields, b"connection")).lower()
+
+
+def _is_kept(version: str, connection: bytes) -> bool:
+    """Whether the sender keeps the connection open. llhttp forgets it as soon as a message without a body is over."""
+    return version == "1.1" and b"close" not in {option.strip() for option in connection.split(b",")}
 
 
 def _value(fields: list[tuple[bytes, bytes]], name: bytes) -> bytes:
