@@ -7,6 +7,7 @@ an ACK. A long `--flush-s`: takes batches and holds them in memory.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +22,13 @@ class Peer:
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("ab", buffering=0)
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
+        # A kill in the middle of a write leaves a torn line (seen: cut at a page's end): it is not held.
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            print(f"cut {len(content) - len(whole)} torn bytes at {len(whole)}", file=sys.stderr)
+            self.file.truncate(len(whole))
+        lines = whole.splitlines()
         self.held = int(lines[-1].split()[0]) if lines else 0
         self.nonce = b""
         self.seq = 0
