@@ -69,10 +69,11 @@ class Instance:
 
 
 class Sessions:
-    """All instances. Memory: some 500 bytes each, `INSTANCES_MAX` of them."""
+    """All instances. Memory: some 500 bytes each."""
 
-    def __init__(self, held: dict[str, int]) -> None:
+    def __init__(self, held: dict[str, int], instances_max: int = INSTANCES_MAX) -> None:
         """`held` is what the files hold, oldest instance first."""
+        self._instances_max = instances_max
         self._instances: dict[str, Instance] = {}
         for name, number in held.items():
             self.get(name).held = self.get(name).taken = number
@@ -81,7 +82,7 @@ class Sessions:
         """The instance of this name, made where it is new."""
         found = self._instances.get(name)
         if found is None:
-            if len(self._instances) >= INSTANCES_MAX:
+            if len(self._instances) >= self._instances_max:
                 self._forget_one()
             found = self._instances[name] = Instance()
         return found

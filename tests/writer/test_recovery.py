@@ -1,0 +1,171 @@
+"""What a starting writer makes of the files a dead one left: cut at every byte, in each format."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmdump import record, segment
+from llmdump.settings import Settings
+from llmdump_writer.catalog import Catalog
+from llmdump_writer.recovery import recover
+from llmdump_writer.rotation import Limits
+from llmdump_writer.store import Store
+from tests.writer.traffic import INSTANCE, Tape, compact, pretty, realistic
+from tests.writer.writer_rig import chunk, located
+
+
+def begin(directory: Path, capture_format: str, records: list[bytes], *, close: bool = False, each: int = 1) -> list[Path]:
+    """The files of a writer that stored these records, `each` a flush, and was then killed, or closed its segment."""
+    directory.mkdir(exist_ok=True)
+    settings = Settings(capture_format=capture_format)
+    store = Store(Catalog(directory, Limits.of(settings), {}), settings, "w0", 1)
+    buffer = store.begin()
+    for at, one in enumerate(records, 1):
+        whole = record.decode(one)
+        lines = b"".join(store.converter.lines(whole))
+        buffer.add(whole.instance, [whole.number], [len(one)], one, 0.0, lines, whole.exchange)
+        if at % each == 0:
+            store.write(buffer)
+    if close:
+        store.close(buffer)
+    return sorted(directory.iterdir())
+
+
+def held_and_stored(directory: Path) -> tuple[int, dict[str, list[int]]]:
+    """What recovery says is held, and what the files then have, by format."""
+    found = recover(directory, "w0")
+    numbers: dict[str, list[int]] = {}
+    for name in segment.find(directory):
+        records = [one.record for one in located(directory, name)]
+        assert records[-1].kind == "footer"
+        assert records[-1].meta["x_records"] == len(records) - 1
+        numbers[name.format] = [one.number for one in records[:-1]]
+    return found.held.get(INSTANCE, 0), numbers
+
+
+@pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
+def test_a_tail_torn_at_every_byte_of_the_last_record_is_cut(tmp_path: Path, file_format: str) -> None:
+    tape = Tape()
+    body = pretty({"a": "b"})
+    tape.exchange(1, "/v1/x", [body], [b"{}"])
+    records = tape.records[:3]  # the last one has a derived line before it
+    [path] = begin(tmp_path / "made", file_format, records)
+    whole = path.read_bytes()
+    [*_, before, last] = located(tmp_path / "made", segment.find(tmp_path / "made")[0])
+    for size in range(before.offset + before.size, len(whole)):
+        directory = tmp_path / "torn"
+        directory.mkdir()
+        (directory / path.name).write_bytes(whole[:size])
+        found = recover(directory, "w0")
+        kept = (directory / path.name).read_bytes()
+        assert found.held == {INSTANCE: 2} and found.torn_bytes == size - before.offset - before.size
+        assert kept.startswith(whole[: before.offset + before.size])
+        assert [one.record.kind for one in located(directory, segment.find(directory)[0])] == ["hello", "head", "footer"]
+        shutil.rmtree(directory)
+    assert last.offset + last.size == len(whole)
+
+
+@pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
+def test_a_file_cut_at_any_byte_holds_its_whole_records(tmp_path: Path, file_format: str) -> None:
+    records = [chunk(number, b"x" * number, INSTANCE) for number in range(1, 4)]
+    [path] = begin(tmp_path / "made", file_format, records)
+    whole = path.read_bytes()
+    ends = [one.offset + one.size for one in located(tmp_path / "made", segment.find(tmp_path / "made")[0])]
+    for size in range(len(whole) + 1):
+        directory = tmp_path / "torn"
+        directory.mkdir()
+        (directory / path.name).write_bytes(whole[:size])
+        expected = sum(end <= size for end in ends)
+        held, numbers = held_and_stored(directory)
+        assert held == expected
+        assert numbers == ({file_format: list(range(1, expected + 1))} if expected else {})
+        shutil.rmtree(directory)
+
+
+def test_two_files_of_a_segment_are_cut_back_to_what_both_have(tmp_path: Path) -> None:
+    records = [chunk(number, b"x" * 20, INSTANCE) for number in range(1, 5)]
+    cbor, jsonl = begin(tmp_path / "made", "both", records)
+    offsets = {
+        name.format: [0, *(one.offset + one.size for one in located(tmp_path / "made", name))]
+        for name in segment.find(tmp_path / "made")
+    }
+    for cbor_has in range(5):
+        for jsonl_has in range(5):
+            directory = tmp_path / "torn"
+            directory.mkdir()
+            (directory / cbor.name).write_bytes(cbor.read_bytes()[: offsets["cbor"][cbor_has] + 7])
+            (directory / jsonl.name).write_bytes(jsonl.read_bytes()[: offsets["jsonl"][jsonl_has] + 7])
+            both = list(range(1, min(cbor_has, jsonl_has) + 1))
+            assert held_and_stored(directory) == (len(both), {"cbor": both, "jsonl": both} if both else {})
+            shutil.rmtree(directory)
+
+
+def test_a_file_whose_twin_never_reached_the_disk_holds_nothing(tmp_path: Path) -> None:
+    begin(tmp_path / "made", "both", [chunk(1, b"x", INSTANCE)])
+    (tmp_path / "made" / "w0-00000001.cbor").unlink()
+    assert held_and_stored(tmp_path / "made") == (0, {})
+
+
+def test_damage_in_the_middle_costs_its_record_only_and_held_does_not_fall(tmp_path: Path) -> None:
+    for file_format in ("cbor", "jsonl"):
+        directory = tmp_path / file_format
+        [path] = begin(directory, file_format, [chunk(number, b"x" * 20, INSTANCE) for number in range(1, 5)])
+        middle = list(located(directory, segment.find(directory)[0]))[1]
+        content = bytearray(path.read_bytes())
+        content[middle.offset + middle.size // 2] ^= 1
+        path.write_bytes(content)
+        assert recover(directory, "w0").held == {INSTANCE: 4}
+        found = [one.record.number for one in located(directory, segment.find(directory)[0], damage_ok=True)]
+        assert found == [1, 3, 4, 0]
+
+
+def test_recovery_done_twice_changes_nothing_more(tmp_path: Path) -> None:
+    begin(tmp_path / "made", "both", realistic().records)
+    first = recover(tmp_path / "made", "w0")
+    content = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    second = recover(tmp_path / "made", "w0")
+    assert first.held == second.held and second.torn_bytes == 0
+    assert content == {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+
+
+def test_held_is_the_highest_of_all_segments_and_numbers_go_on(tmp_path: Path) -> None:
+    other = "00000000000000bb"
+    begin(tmp_path, "cbor", [chunk(1, b"", INSTANCE), chunk(5, b"", INSTANCE), chunk(9, b"", other)], close=True)
+    (tmp_path / "w0-00000001.cbor").rename(tmp_path / "w0-00000007.cbor")
+    begin(tmp_path, "cbor", [chunk(2, b"", INSTANCE), chunk(11, b"", other)], close=True)
+    found = recover(tmp_path, "w0")
+    assert found.held == {INSTANCE: 5, other: 11}
+    assert found.next_number == 8
+
+
+def test_other_writers_files_are_left_alone(tmp_path: Path) -> None:
+    foreign = {"w1-00000001.cbor": b"torn", "w10-00000001.cbor": b"torn", "w1-00000002.cbor.zst.tmp": b"", "notes.txt": b"mine"}
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+    found = recover(tmp_path, "w0")
+    assert found.held == {} and found.next_number == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == foreign
+
+
+def test_a_file_that_is_something_else_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    (tmp_path / "w0-00000003.cbor.zst").write_bytes(b"not zstd")
+    assert recover(tmp_path, "w0").next_number == 4
+
+
+def test_reading_goes_by_windows_however_large_the_file_and_the_records(tmp_path: Path) -> None:
+    sizes = [10, 9 * 1024 * 1024, 10, 5 * 1024 * 1024, 10]
+    for file_format in ("cbor", "jsonl"):
+        directory = tmp_path / file_format
+        records = [chunk(number, os.urandom(size), INSTANCE) for number, size in enumerate(sizes, 1)]
+        begin(directory, file_format, records)
+        assert recover(directory, "w0").held == {INSTANCE: 5}
+
+
+def test_a_derived_line_larger_than_a_window_is_passed_over(tmp_path: Path) -> None:
+    tape = Tape()
+    body = compact({"a": "x" * 9_000_000})
+    tape.exchange(1, "/v1/x", [body[:100], body[100:]], [b"{}"])
+    begin(tmp_path / "made", "jsonl", tape.records)
+    assert recover(tmp_path / "made", "w0").held == {INSTANCE: len(tape.records)}
