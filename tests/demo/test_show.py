@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from llmdump.settings import Settings
 WANTED = exchanges.all_exchanges()
 
 
+def at_ms(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def trace(path: str, start_ms: int, **more: Any) -> dict[str, Any]:
-    row = {"id": f"{start_ms}{path}", "path": path, "ts_start": start_ms, "ts_end": start_ms + 5, "status": 200}
+    started = at_ms(start_ms).isoformat().replace("+00:00", "Z")
+    row = {"id": f"{start_ms}{path}", "path": path, "ts_start": started, "status": 200, "duration_ms": 5.4}
     return {**row, "model": "m", "resp_chunks": 3, "end_reason": "complete", **more}
 
 
@@ -63,25 +69,25 @@ def test_backend_answers_every_request_of_the_demo() -> None:
 
 def test_each_exchange_gets_the_trace_of_its_turn() -> None:
     traces = traces_of_all(1000)
-    found = show.match(WANTED, reversed(traces), since_ms=1000)
+    found = show.match(WANTED, reversed(traces), since=at_ms(1000))
     assert found == traces
 
 
 def test_missing_trace_is_nobody_elses() -> None:
     traces = [one for one in traces_of_all(1000) if "responses" not in one["path"]]
-    found = show.match(WANTED, traces, since_ms=1000)
+    found = show.match(WANTED, traces, since=at_ms(1000))
     assert [one.path for one, its in zip(WANTED, found, strict=True) if its is None] == ["/demo/v1/responses"]
 
 
 def test_traces_from_before_and_unfinished_ones_do_not_count() -> None:
-    assert show.match(WANTED, traces_of_all(500), since_ms=1000) == [None] * len(WANTED)
-    unfinished = [{**one, "ts_end": None} for one in traces_of_all(1000)]
-    assert show.match(WANTED, unfinished, since_ms=1000) == [None] * len(WANTED)
+    assert show.match(WANTED, traces_of_all(500), since=at_ms(1000)) == [None] * len(WANTED)
+    unfinished = [{**one, "end_reason": None} for one in traces_of_all(1000)]
+    assert show.match(WANTED, unfinished, since=at_ms(1000)) == [None] * len(WANTED)
 
 
 def test_query_is_no_part_of_the_path() -> None:
     traces = [trace(one.path + "?x=1", 1000 + at) for at, one in enumerate(WANTED)]
-    assert show.match(WANTED, traces, since_ms=1000) == traces
+    assert show.match(WANTED, traces, since=at_ms(1000)) == traces
 
 
 def test_table_has_a_line_an_exchange_and_says_what_is_missing() -> None:

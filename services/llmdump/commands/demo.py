@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,7 @@ async def run(settings: Settings, data: DataDir, arguments: list[str]) -> bool:
             await stack.enter_async_context(pipeline.running(data, arguments))
         await stack.enter_async_context(show.simulated_backend(listen))
         where = await asyncio.to_thread(show.place, settings, data)
-        complete = await _show(where, data)
-        if starts:
-            click.echo("\nThe processes are stopped again; `make run` starts them to stay.")
-        return complete
+        return await _show(where, data, starts)
 
 
 async def _need_to_start(data: DataDir) -> bool:
@@ -39,15 +36,18 @@ async def _need_to_start(data: DataDir) -> bool:
     return not found
 
 
-async def _show(where: show.Place, data: DataDir) -> bool:
+async def _show(where: show.Place, data: DataDir, stops: bool) -> bool:
     wanted = exchanges.all_exchanges()
-    since_ms = int(time.time() * 1000)
+    now = datetime.now(UTC)
+    since = now.replace(microsecond=now.microsecond // 1000 * 1000)  # the api's times are whole milliseconds
     click.echo(f"Sending {len(wanted)} requests through {where.proxy}{exchanges.PREFIX} …\n")
     await show.send_all(where.proxy, wanted)
-    found = await show.captured(where, since_ms, wanted)
+    found = await show.captured(where, since, wanted)
     click.echo(show.table(wanted, found))
     kept = [trace for trace in found if trace is not None]
     click.echo(f"\n{len(kept)} of {len(wanted)} captured, in {data.segments}")
+    if stops:
+        click.echo("\nThe processes stop now. Start them with `make run`; what was captured stays:")
     if kept:
         click.echo("\n" + show.next_commands(where, data, kept[0]))
     return len(kept) == len(wanted)

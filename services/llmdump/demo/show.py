@@ -98,21 +98,21 @@ async def send_all(proxy: str, wanted: Iterable[Exchange]) -> None:
                 raise DemoError(f"POST {url}: status {answer.status}: {content[:300].decode(errors='replace')}")
 
 
-async def captured(where: Place, since_ms: int, wanted: Sequence[Exchange]) -> list[dict[str, Any] | None]:
+async def captured(where: Place, since: datetime, wanted: Sequence[Exchange]) -> list[dict[str, Any] | None]:
     """The trace of each exchange, in the order they were sent; None for one not found in time. Raises DemoError."""
     deadline = time.monotonic() + FOUND_WITHIN_S
     timeout = aiohttp.ClientTimeout(total=FOUND_WITHIN_S)
     headers = {"Authorization": f"Bearer {where.token}"}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         while True:
-            found = match(wanted, await _traces(session, where.api), since_ms)
+            found = match(wanted, await _traces(session, where.api, since), since)
             if None not in found or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _traces(session: aiohttp.ClientSession, api: str) -> list[dict[str, Any]]:
-    params = {"path": f"{exchanges.PREFIX}/*", "limit": "100"}
+async def _traces(session: aiohttp.ClientSession, api: str, since: datetime) -> list[dict[str, Any]]:
+    params = {"path": f"{exchanges.PREFIX}/*", "since": since.isoformat(), "limit": "100"}
     try:
         async with session.get(f"{api}/api/traces", params=params) as answer:
             if answer.status != 200:
@@ -123,13 +123,17 @@ async def _traces(session: aiohttp.ClientSession, api: str) -> list[dict[str, An
         raise DemoError(f"GET {api}/api/traces: {err!r}; `llmdump status` tells whether the api works") from err
 
 
-def match(wanted: Sequence[Exchange], traces: Iterable[dict[str, Any]], since_ms: int) -> list[dict[str, Any] | None]:
+def match(wanted: Sequence[Exchange], traces: Iterable[dict[str, Any]], since: datetime) -> list[dict[str, Any] | None]:
     """For each exchange its finished trace: the n-th of its path since the demo began, or None."""
     by_path: dict[str, list[dict[str, Any]]] = {}
-    for trace in sorted(traces, key=lambda trace: (trace["ts_start"], trace["id"])):
-        if trace["ts_start"] >= since_ms and trace["ts_end"] is not None:
+    for trace in sorted(traces, key=lambda trace: (_started(trace), trace["id"])):
+        if _started(trace) >= since and trace["end_reason"] is not None:
             by_path.setdefault(trace["path"].partition("?")[0], []).append(trace)
     return [by_path[one.path].pop(0) if by_path.get(one.path) else None for one in wanted]
+
+
+def _started(trace: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(trace["ts_start"])
 
 
 def table(wanted: Sequence[Exchange], found: Sequence[dict[str, Any] | None]) -> str:
@@ -143,12 +147,12 @@ def _row(exchange: Exchange, trace: dict[str, Any] | None) -> tuple[str, ...]:
     if trace is None:
         return ("-", "-", exchange.path, "-", "-", "-", "NOT CAPTURED")
     return (
-        datetime.fromtimestamp(trace["ts_start"] / 1000).strftime("%H:%M:%S"),
+        _started(trace).astimezone().strftime("%H:%M:%S"),
         str(trace["model"]),
         exchange.path,
         str(trace["status"]),
         str(trace["resp_chunks"]),
-        f"{trace['ts_end'] - trace['ts_start']} ms",
+        f"{trace['duration_ms']:.0f} ms",
         str(trace["end_reason"]),
     )
 
