@@ -102,9 +102,10 @@ def main() -> None:
             writer.wait()
     size = sum(len(batch.body) for batch, _ in made)
     print(
-        f"{options.capture_format}: {options.records} chunks of {options.data_bytes} B, synced and acknowledged in {took:.2f} s:"
-        f" {options.records / took:,.0f}/s, {size / took / 1e6:.0f} MB/s; CPU per record {cpu / options.records * 1e6:.2f} µs,"
-        f" so {options.records / cpu:,.0f}/s on one core"
+        f"{options.capture_format}: {options.records} chunks of {options.data_bytes} B synced and acknowledged "
+        f"in {took:.2f} s: "
+        f"{options.records / took:,.0f}/s, {size / took / 1e6:.0f} MB/s; "
+        f"CPU per record {cpu / options.records * 1e6:.2f} µs, so {options.records / cpu:,.0f}/s on one core"
     )
 
 

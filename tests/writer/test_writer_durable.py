@@ -1,6 +1,7 @@
 """What a writer acknowledges is in its files, once, whatever happens to it: real processes, sockets and files."""
 
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -61,18 +62,19 @@ def test_with_fsync_off_nothing_is_synced(tmp_path: Path) -> None:
     assert "sync(" not in wait_for(trace.read_text)
 
 
-def test_one_flush_is_one_write_and_one_sync(tmp_path: Path) -> None:
+def test_one_flush_is_one_write_and_one_sync_and_a_new_name_is_synced_too(tmp_path: Path) -> None:
     strace = needs_tool("strace")
     trace = tmp_path / "trace"
-    command = [str(strace), "-D", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fdatasync,write"]
+    command = [str(strace), "-D", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fdatasync,fsync,write"]
     with Writer(tmp_path / "data", command=command) as writer, Proxy(writer.card().listen) as proxy:
         proxy.hello()
         for first in (1, 101, 201):
             proxy.send(first, first + 99)
             proxy.acknowledged(first + 99)
         writer.kill()
-    lines = [line for line in trace.read_text().splitlines() if "w0-00000001.cbor" in line]
-    assert [line.split(" ", 1)[1].strip().split("(")[0] for line in lines] == ["write", "fdatasync"] * 3
+    calls = re.findall(r"(\w+)\(\d+<[^>]*/segments(/w0-00000001.cbor)?>", trace.read_text())
+    flush = [("write", "/w0-00000001.cbor"), ("fdatasync", "/w0-00000001.cbor")]
+    assert calls == [*flush, ("fsync", ""), *flush, *flush], "the directory once, for the new name"
 
 
 @pytest.mark.parametrize("capture_format", FORMATS)
