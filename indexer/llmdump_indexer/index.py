@@ -28,6 +28,8 @@ BUSY_TIMEOUT_MS: Final = 5000
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 
 _SQL = resources.files("llmdump_indexer") / "sql"
+# A longer time-out of our own; and logging that is the whole process's, where errors are raised anyway.
+_NOT_OURS: Final = (apsw.bestpractice.connection_busy_timeout, apsw.bestpractice.library_logging)
 
 
 def _statement(name: str) -> str:
@@ -35,10 +37,11 @@ def _statement(name: str) -> str:
 
 
 _SAVE_TRACE: Final = _statement("save_trace")
-_FIND_TRACE: Final = _statement("find_trace")
 _SAVE_INSTANCE: Final = _statement("save_instance")
 _SAVE_SEGMENT: Final = _statement("save_segment")
-_COLUMNS: Final = tuple(name for name in (*Exchange.__dataclass_fields__, "ts_start") if name != "request")
+_FIELDS: Final = tuple(name for name in Exchange.__dataclass_fields__ if name != "request")
+_COLUMNS: Final = (*_FIELDS, "ts_start")
+_FIND_TRACE: Final = f"SELECT number, {', '.join(_FIELDS)} FROM trace WHERE id = ?"
 _FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "altered")
 
 
@@ -116,10 +119,10 @@ class Index:
         self._inode = path.stat().st_ino
 
     def _prepare(self) -> None:
-        for practice in apsw.bestpractice.recommended:
-            if practice is not apsw.bestpractice.library_logging:
-                practice(self._db)
         self._db.set_busy_timeout(BUSY_TIMEOUT_MS)
+        for practice in apsw.bestpractice.recommended:
+            if practice not in _NOT_OURS:
+                practice(self._db)
         self._db.pragma("synchronous", "NORMAL")
         self._db.pragma("journal_size_limit", WAL_KEPT_BYTES)
         self._migrate()
@@ -163,12 +166,11 @@ class Index:
 
     def find(self, exchange: str) -> Found | None:
         """The exchange of this id as its row says, if there is one."""
-        cursor = self._db.execute(_FIND_TRACE, (exchange,))
-        row = next(cursor, None)
+        row = next(self._db.execute(_FIND_TRACE, (exchange,)), None)
         if row is None:
             return None
-        columns: dict[str, Any] = {column[0]: value for column, value in zip(cursor.get_description(), row, strict=True)}
-        number = columns.pop("number")
+        number, *values = row
+        columns: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
         for flag in _FLAGS:
             columns[flag] = bool(columns[flag])
         columns["stream"] = None if columns["stream"] is None else bool(columns["stream"])

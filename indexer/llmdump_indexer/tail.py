@@ -205,9 +205,8 @@ class Tail:
         offset, size = source.row.offset, file.size
         if offset >= size:
             return None if grows else self._done(source, [], offset)
-        try:
-            content = file.read(offset, source.window_bytes)
-        except ValueError:  # a damaged frame of a sealed segment
+        content = _read(file, offset, source.window_bytes)
+        if content is None:
             end = file.frame_end(offset)
             return self._done(source, [Damage(offset, end - offset)], end, closed=end >= size)
         whole = not grows and offset + len(content) >= size
@@ -244,6 +243,16 @@ class Tail:
         impatient = source.cut_since is not None and self._clock() - source.cut_since > CUT_FOR_S_MAX
         items = list(window.scan(source.name.format, content[begin - offset :], begin, closed=closed, resync=impatient))
         return items, (items[-1].offset + items[-1].size if items else begin)
+
+
+def _read(file: SegmentFile, offset: int, size: int) -> bytes | None:
+    """Bytes from `offset`, of a damaged sealed segment those before the next damaged frame; None if that is this one."""
+    for end in (offset + size, file.frame_end(offset)):
+        try:
+            return file.read(offset, end - offset)
+        except ValueError:
+            continue
+    return None
 
 
 def _header_bytes(content: bytes) -> int | None:
