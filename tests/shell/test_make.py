@@ -102,7 +102,7 @@ def test_first_five_minutes_of_the_readme_are_as_it_says(tmp_path: Path) -> None
     clone = tree.copy_to(tmp_path / "llmdump")
     assert make(clone, ".venv/installed-run").returncode == 0
     begin = time.monotonic()
-    assert make(clone, ".venv/installed-run").stdout == ""
+    assert "installing" not in make(clone, ".venv/installed-run").stdout
     assert time.monotonic() - begin < 2, "the second call installs nothing and is quick"
 
     numbers = ("7861", "7862", "7869", "7871", "7872", "7873")
