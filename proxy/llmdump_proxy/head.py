@@ -11,7 +11,6 @@ llhttp tells nothing about offsets, so the end of a head is found here, and only
 import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 import httptools
 
@@ -20,6 +19,7 @@ _FIELDS = re.compile(
     rb"(?im)^(host|connection|content-length|transfer-encoding|upgrade|content-type):[ \t]*([^\r\n]*?)[ \t]*\r$"
 )
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_ABSOLUTE_FORM = re.compile(rb"(?i)https?://[^/?#]+")
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [^ ]+ HTTP/1\.[01]\r\n")
 
 CHUNKED: Final = -1
@@ -156,10 +156,11 @@ def origin_form(target: bytes) -> bytes:
     """The target without the authority of an absolute-form, which never chooses where a request goes."""
     if target[:1] == b"/" or target == b"*":
         return target
-    parts = urlsplit(target)
-    if parts.scheme.lower() not in {b"http", b"https"} or not parts.netloc:
+    absolute = _ABSOLUTE_FORM.match(target)
+    if not absolute:
         raise BadHeadError(400, "malformed_head", "the request target is not a path")
-    return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+    rest = target[absolute.end() :]
+    return rest if rest[:1] == b"/" else b"/" + rest
 
 
 def _request_body(fields: list[tuple[bytes, bytes]], version: str) -> int:

@@ -50,7 +50,7 @@ class Route(NamedTuple):
 
     def target(self, target: bytes) -> bytes:
         """The request target at the backend."""
-        if not self.base and not self.strip:
+        if (not self.base and not self.strip) or target == b"*":
             return target
         if self.strip:
             target = target[len(self.prefix) :]

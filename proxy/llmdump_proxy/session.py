@@ -66,8 +66,9 @@ class Exchange:
     """What is known of the exchange that goes on."""
 
     __slots__ = (
-        "body", "capture", "client_eof", "forwarded_at_ns", "masked", "own_first_ns", "own_sum_ns", "own_worst_ns", "request",
-        "request_bytes", "response", "response_body", "response_bytes", "response_over", "route",
+        "body", "capture", "client_eof", "client_left", "forwarded_at_ns", "heard", "masked", "own_first_ns", "own_sum_ns",
+        "own_worst_ns", "request", "request_bytes", "response", "response_body", "response_bytes", "response_over", "route",
+        "upstream_eof",
     )  # fmt: skip
 
     def __init__(self, capture: Capture | None) -> None:
@@ -79,7 +80,14 @@ class Exchange:
         self.response: ResponseHead | None = None
         self.response_body: Body = LengthBody(0)
         self.response_over = False
+        self.heard = False
+        """Whether the backend has said anything to this request."""
         self.client_eof = False
+        """Whether the client's end of sending was passed on, or is to be."""
+        self.client_left = False
+        """Whether that came while a response was under way: then it is no half-close."""
+        self.upstream_eof = False
+        """Whether the backend's end of sending was passed on, in a pipe."""
         self.request_bytes = 0
         self.response_bytes = 0
         self.forwarded_at_ns = 0
@@ -118,6 +126,7 @@ class Session:
         self._from_upstream: Callable[[bytes], None] = self._no_upstream
         self._touched = engine.clock.now
         self._head_since = 0.0
+        self._client_ended = False
         self._closing = False
 
     # ------------------------------------------------------------------ what the transports saw
@@ -147,7 +156,14 @@ class Session:
             over = exchange.response_over
             self._finish("complete" if over else "client_closed", "request_unfinished" if over else "request_cut")
             return False
+        self._client_ended = True
+        if self._pending:
+            return True  # what was sent ahead is answered first
+        if exchange.upstream_eof:
+            self._finish("complete", "")
+            return False
         exchange.client_eof = True
+        exchange.client_left = exchange.response is not None and not self._piping
         return self._upstream is None or self._pass_eof_on(self._upstream)
 
     def _pass_eof_on(self, upstream: Upstream) -> bool:
@@ -196,6 +212,15 @@ class Session:
             self._end_of_body(exchange)
         else:
             self._cut_by_upstream(exchange, error)
+
+    def upstream_eof(self) -> bool:
+        """The backend sends no more. True keeps its connection open, for a pipe is two streams and one has not ended."""
+        exchange, upstream = self._exchange, self._upstream
+        if not exchange or not upstream or not self._piping or exchange.client_eof or not upstream.transport.can_write_eof():
+            return False
+        exchange.upstream_eof = True
+        self._client.write_eof()
+        return True
 
     def client_full(self) -> None:
         """The client reads slower than we write."""
@@ -268,6 +293,13 @@ class Session:
             stalled = bool(self._upstream_holds & HOLD_CLIENT_FULL)
             if silent_s > (limits.client_body_timeout_s if stalled else limits.upstream_idle_timeout_s):
                 self._cut(exchange, "timeout", "client_stalled" if stalled else "upstream_stalled")
+
+    def turn_away(self) -> None:
+        """Serve nothing: there are too many connections."""
+        self._engine.stats.refused_connections += 1
+        limit = self._engine.settings.max_connections
+        self._client.write(error_response(503, "too_many_connections", f"{limit} connections are open (max_connections)"))
+        self._close_client(lingering=True, reset=False)
 
     def wind_down(self) -> None:
         """Accept no further exchange; leave if none goes on."""
@@ -413,6 +445,7 @@ class Session:
         since_ns = time.perf_counter_ns()
         exchange = self._exchange
         assert exchange and exchange.request
+        exchange.heard = True
         data, self._buffer = self._buffer + data, b""
         try:
             end = end_of_head(data, self._engine.settings.max_head_bytes)
@@ -505,7 +538,10 @@ class Session:
         self._finish("complete", "request_unfinished")
 
     def _end_of_body(self, exchange: Exchange) -> None:
-        """The backend's clean end of connection is the end of the message."""
+        """The backend's clean end of connection is the end of the message, unless it was told that the client has left."""
+        if exchange.client_left:
+            self._cut(exchange, "client_closed", "client_left")
+            return
         exchange.response_over = True
         if exchange.capture and not self._piping:
             exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, b"", None, last=True)
@@ -534,6 +570,8 @@ class Session:
             self._pipe_up(early)
         if rest:
             self._pipe_down(rest)
+        if self._client_ended:
+            self.client_eof()
 
     def _pipe_up(self, data: bytes) -> None:
         since_ns = time.perf_counter_ns()
@@ -562,7 +600,7 @@ class Session:
         if exchange.client_eof:
             self._closing = True
             self._finish("client_closed", "client_left")
-        elif upstream.uses > 1 and exchange.request.method in _IDEMPOTENT and exchange.request.body == 0:
+        elif upstream.uses > 1 and not exchange.heard and exchange.request.method in _IDEMPOTENT and exchange.request.body == 0:
             # A kept connection that died as we used it: RFC 9110 section 9.2.2 lets these be sent once more.
             self._dial = self._engine.dial(self, exchange.route.origin)
         elif error is None:
@@ -623,12 +661,12 @@ class Session:
             self._dial = None
         self._backlog, self._backlog_bytes, self._buffer = [], 0, b""
         request_over = exchange.body.done and self._from_client != self._pipe_up
-        self._leave_upstream(exchange, clean=reason == "complete" and request_over)
+        self._leave_upstream(exchange, complete=reason == "complete", request_over=request_over)
         self._end_record(exchange, reason, code)
         if not self._closing and request_over and not exchange.client_eof:
             self._next_exchange()
         else:
-            lingering = not request_over and not exchange.client_eof and reason != "client_closed"
+            lingering = not request_over and not self._client_ended and reason != "client_closed"
             self._close_client(lingering=lingering, reset=reset)
 
     def _end_record(self, exchange: Exchange, reason: str, code: str) -> None:
@@ -637,15 +675,15 @@ class Session:
         if exchange.capture:
             exchange.capture.end(time.time(), reason, code, exchange.request_bytes, exchange.response_bytes, own_ns)
 
-    def _leave_upstream(self, exchange: Exchange, *, clean: bool) -> None:
+    def _leave_upstream(self, exchange: Exchange, *, complete: bool, request_over: bool) -> None:
         upstream, self._upstream = self._upstream, None
         self._from_upstream = self._no_upstream
         if upstream is None:
             return
         if self._upstream_holds and not upstream.transport.is_closing():
             upstream.transport.resume_reading()
-        reusable = clean and exchange.response is not None and exchange.response.keep_alive and not exchange.client_eof
-        self._engine.leave_upstream(upstream, reusable=reusable)
+        kept = exchange.response is not None and exchange.response.keep_alive and not exchange.client_eof
+        self._engine.leave_upstream(upstream, reusable=complete and request_over and kept, flush=complete)
 
     def _next_exchange(self) -> None:
         self._from_client = self._await_head
@@ -653,6 +691,8 @@ class Session:
         pending, self._pending = self._pending, b""
         if pending:
             self._await_head(pending)
+        if self._client_ended and not self.client_eof():
+            self._client.close()
 
     def _close_client(self, *, lingering: bool, reset: bool) -> None:
         self._from_client = self._discard

@@ -1,6 +1,7 @@
 """The only module of the proxy that touches client and backend sockets: asyncio Protocols, the pool, the dialler."""
 
 import asyncio
+import math
 import socket
 import ssl
 import struct
@@ -17,10 +18,12 @@ from llmdump.settings import Settings
 from llmdump_proxy.engine import Engine, Stats
 from llmdump_proxy.ports import Served, Transport, Upstream
 from llmdump_proxy.routes import Origin
-from llmdump_proxy.session import Session, error_response
+from llmdump_proxy.session import Session
 
 # RFC 8305 section 5: how long one address is tried before the next is tried beside it.
 HAPPY_EYEBALLS_DELAY_S: Final = 0.25
+# For what was written to a backend when the exchange ended, if it does not read it.
+FLUSH_WITHIN_S: Final = 10.0
 # A dead peer of a silent connection (a WebSocket, a slow completion) is noticed after about two minutes.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -49,10 +52,7 @@ class ClientProtocol(asyncio.Protocol):
         self._sessions.add(self._session)
         keep_alive(client.get_extra_info("socket"))
         if len(self._sessions) > self._engine.settings.max_connections:
-            self._engine.stats.refused_connections += 1
-            limit = self._engine.settings.max_connections
-            client.write(error_response(503, "too_many_connections", f"{limit} connections are open (max_connections)"))
-            client.close()
+            self._session.turn_away()
 
     def data_received(self, data: bytes) -> None:
         self._session.client_data(data)
@@ -83,7 +83,7 @@ class UpstreamProtocol(asyncio.Protocol):
         self.facts = b""
         self.dial_ms = 0.0
         self.uses = 0
-        self.idle_since = 0.0
+        self.left_at = math.inf
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -103,6 +103,9 @@ class UpstreamProtocol(asyncio.Protocol):
             self._served.upstream_data(data)
         else:
             self.transport.abort()  # a backend that talks unasked cannot be trusted with a request
+
+    def eof_received(self) -> bool:
+        return self._served is not None and self._served.upstream_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         served, self._served = self._served, None
@@ -149,18 +152,21 @@ class Pool:
         while waiting:
             upstream = waiting.pop()
             if not upstream.transport.is_closing():
+                upstream.left_at = math.inf
                 return upstream
         return None
 
-    def leave(self, upstream: Upstream, *, reusable: bool) -> None:
+    def leave(self, upstream: Upstream, *, reusable: bool, flush: bool) -> None:
         """See `ports.Upstreams`."""
         assert isinstance(upstream, UpstreamProtocol)
         upstream.detach()
+        upstream.left_at = self._loop.time()
         waiting = self._idle.setdefault(upstream.origin, [])
         room = self._settings.upstream_keepalive_s > 0 and len(waiting) < self._settings.upstream_max_idle
         if reusable and room and not upstream.transport.is_closing():
-            upstream.idle_since = self._loop.time()
             waiting.append(upstream)
+        elif flush:
+            upstream.transport.close()
         else:
             upstream.transport.abort()
 
@@ -179,12 +185,15 @@ class Pool:
             waiting.remove(upstream)
 
     def tick(self) -> None:
-        """Close what has been idle for too long."""
-        oldest = self._loop.time() - self._settings.upstream_keepalive_s
+        """Close what has been idle for too long, and drop what does not take our last bytes."""
+        now = self._loop.time()
         for waiting in self._idle.values():
             for upstream in waiting:
-                if upstream.idle_since < oldest:
+                if now - upstream.left_at > self._settings.upstream_keepalive_s:
                     upstream.transport.close()
+        for upstream in self._all:
+            if upstream.transport.is_closing() and now - upstream.left_at > FLUSH_WITHIN_S:
+                upstream.transport.abort()
 
     def close(self) -> None:
         """Close everything."""

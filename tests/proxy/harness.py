@@ -100,10 +100,12 @@ class Rig:
         writer.close()
         return answer
 
-    async def nothing_is_left(self) -> None:
-        """Wait until clients, sessions and backend connections are gone, and check the records for whole exchanges."""
+    def close_clients(self) -> None:
         for writer in self._clients:
             writer.close()
+
+    async def nothing_is_left(self) -> None:
+        """Wait until sessions and backend connections are gone, and check the records for whole exchanges."""
         await until(lambda: not self.sessions and not self.pool.idle and not self.pool.busy)
         assert self.engine.stats.open_exchanges == 0
         ended: dict[str, int] = {}
@@ -195,12 +197,17 @@ async def running(
     rig = Rig(engine, pool, shelf, server.sockets[0].getsockname()[1], sessions, host)
     try:
         yield rig
+    except BaseException:
+        rig.close_clients()
+        ticking.cancel()
+        raise
     finally:
         server.close()
         for session in list(sessions):
             session.shut_down()
         pool.close()
-    await rig.nothing_is_left()  # not in `finally`: the test's own failure says more
+    rig.close_clients()
+    await rig.nothing_is_left()
     ticking.cancel()
 
 
@@ -228,8 +235,10 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 async def _leaving_nothing(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async with backend(replying(b"")):
         before = descriptors() - 1  # with what libuv opens for the first listening socket, and without that socket
-    await test()
-    gc.collect()
+    try:
+        await test()
+    finally:
+        gc.collect()
     await until(lambda: len(asyncio.all_tasks()) == 1)
     await until(lambda: descriptors() <= before)
 
