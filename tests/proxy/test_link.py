@@ -17,13 +17,13 @@ import pytest
 import uvloop
 import zmq
 
-from llmdump import admin, wire
+from llmdump import admin, record, segment, wire
 from llmdump.data_dir import DataDir
 from llmdump.metrics import BY_NAME
 from llmdump.presence import Presence
 from llmdump.settings import Settings
 from llmdump.wire import Ack, Batch, Bye, Have, Hello, Resync, Retire
-from llmdump_proxy.link import TICK_S, Shipping
+from llmdump_proxy.link import COALESCE_S, TICK_S, Shipping
 from llmdump_proxy.outbox import RESERVE_BYTES, Lane
 
 INSTANCE = "0123456789abcdef"
@@ -190,15 +190,16 @@ async def test_an_ack_is_seen_at_once_while_we_only_send(data: DataDir) -> None:
         async with shipping_to(data, endpoint) as shipping:
             nonce = await writer.greets()
             await until(lambda: shipping.writers_connected)
-            lane, numbers, late = shipping.lane("x"), itertools.count(1), []
+            loop, lane, numbers, late = asyncio.get_running_loop(), shipping.lane("x"), itertools.count(1), []
             for _ in range(40):
                 ship(shipping, lane, next(numbers))
                 first = await writer.hears_batch()
-                acknowledged = shipping.outbox.acknowledged
-                writer.says(Ack(nonce, first.last))
+                await asyncio.sleep(2 * COALESCE_S)
+                acknowledged, began = shipping.outbox.acknowledged, time.monotonic()
+                # In one turn: other work, during which the ACK comes in, and then our send, before descriptors are polled.
+                loop.call_soon(time.sleep, 0.005)
                 ship(shipping, lane, next(numbers))
-                time.sleep(0.005)  # noqa: ASYNC251 - a busy loop: the ACK is there before the send
-                began = time.monotonic()
+                writer.says(Ack(nonce, first.last))
                 await until(lambda: shipping.outbox.acknowledged > acknowledged)  # noqa: B023
                 late.append(time.monotonic() - began)
                 writer.says(Ack(nonce, (await writer.hears_batch()).last))
@@ -255,6 +256,40 @@ async def test_writers_killed_again_and_again_under_load_store_every_record_once
 
 
 @on_loop
+async def test_nothing_is_queued_for_a_writer_that_is_not_there(data: DataDir) -> None:
+    endpoint = data.writer_endpoint(0)
+    async with shipping_to(data, endpoint) as shipping:
+        ship(shipping, shipping.lane("x"), 1)
+        with Writer(endpoint) as writer:
+            nonce = await writer.greets()
+            assert (await writer.hears_batch()).nonce == nonce
+        await until(lambda: not shipping.writers_connected)
+        ship(shipping, shipping.lane("x"), 2)
+        await asyncio.sleep(2 * TICK_S)
+        assert shipping.outbox.sent == 1
+        with Writer(endpoint) as writer:
+            nonce = await writer.greets()
+            batch, body = await writer.hears_records(2)
+            assert (batch.nonce, body) == (nonce, line(1) + line(2))
+
+
+@on_loop
+async def test_what_was_queued_for_a_dead_writer_does_not_reach_its_successor(data: DataDir) -> None:
+    """The first it hears is HELLO, not megabytes of a session that it does not know."""
+    endpoint = data.writer_endpoint(0)
+    async with shipping_to(data, endpoint) as shipping:
+        with WriterProcess(endpoint, data.root / "stored") as stopped:
+            await until(lambda: shipping.writers_connected)
+            stopped.signal(signal.SIGSTOP)
+            for number in range(1, 31):
+                assert shipping.ship(shipping.lane("x"), number, bytes(100_000))
+            await until(lambda: shipping.outbox.sent == 30)
+        await until(lambda: not shipping.writers_connected)
+        with Writer(endpoint) as writer:
+            assert isinstance(await writer.hears(), Hello)
+
+
+@on_loop
 async def test_a_restarted_writer_is_used_within_half_a_second(data: DataDir) -> None:
     endpoint = data.writer_endpoint(0)
     async with shipping_to(data, endpoint) as shipping:
@@ -266,6 +301,73 @@ async def test_a_restarted_writer_is_used_within_half_a_second(data: DataDir) ->
             began = time.monotonic()
             await writer.greets()
             assert time.monotonic() - began < 0.5
+
+
+class RealWriter:
+    """The writer of this project, as a process on the same data directory."""
+
+    def __init__(self, data: DataDir) -> None:
+        options = ["--data-dir", str(data.root), "--writer-admin-listen", "127.0.0.1:0"]
+        command = [sys.executable, "-m", "llmdump_writer.main", *options]
+        # Its lines go to a file: a pipe that nobody reads would stop it.
+        with (data.root / "writer.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=data.root)
+
+    def kill(self) -> None:
+        """`kill -9`, if it still lives; it must not have died by itself."""
+        assert self.process.poll() is None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(WITHIN_S)
+
+
+def stored_numbers(data: DataDir) -> list[int]:
+    """The numbers of all records in all segments, in the order of the files; nothing in them may be damaged."""
+    numbers = []
+    for name in segment.find(data.segments):
+        with segment.SegmentFile(data.segments, name.segment) as file:
+            content = file.read(0, file.size)
+        for found in segment.scan(content[segment.skip_header(content) :], closed=True):
+            assert isinstance(found, segment.Located)
+            if found.record.instance == INSTANCE:
+                numbers.append(found.record.number)
+    return numbers
+
+
+@on_loop
+async def test_real_writers_killed_under_load_store_every_record_once(data: DataDir) -> None:
+    identity = record.Identity(INSTANCE, "01890000-0000-7000-8000-000000000000")
+    number, kills = 0, 5
+    async with shipping_to(data) as shipping:
+        lane = shipping.lane("x")
+        for kill in range(kills):
+            writer = RealWriter(data)
+            try:
+                # From a connection on it is busy; it is killed at another moment of its work each time.
+                await until(lambda: shipping.writers_connected)
+                held, end = shipping.outbox.acknowledged, time.monotonic() + 0.1 + 0.07 * kill
+                while time.monotonic() < end or shipping.outbox.acknowledged == held:
+                    for _ in range(20):
+                        number += 1
+                        whole = record.encode_chunk(time.time(), 3, number, b"data: x\n\n" * 20, identity, number, False)
+                        assert shipping.ship(lane, number, whole)
+                    await asyncio.sleep(0.001)
+            finally:
+                writer.kill()
+            await until(lambda: not shipping.writers_connected)
+        writer = RealWriter(data)
+        try:
+            assert await shipping.drain(WITHIN_S)
+        finally:
+            code = writer.stop()
+        assert code == 0
+        assert stored_numbers(data) == [*range(1, number + 1)]
+        assert shipping.outbox.acknowledged == number
+        assert shipping.outbox.resent > 0
 
 
 # --- sessions that go wrong
