@@ -16,7 +16,7 @@ from llmdump.record import Record
 from llmdump_api import query, trace
 from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
-from llmdump_api.gate import Gate, answer, error
+from llmdump_api.gate import Gate, Handler, answer, error
 from llmdump_api.index import Index, Stored
 from llmdump_api.query import BadParamError
 
@@ -36,7 +36,12 @@ class Api:
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(middlewares=[web.middleware(self._gate.through)])
+
+        @web.middleware
+        async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._gate.through(request, handler)
+
+        app = web.Application(middlewares=[gate])
         app.router.add_get("/", self.root)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
