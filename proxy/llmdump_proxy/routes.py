@@ -63,8 +63,8 @@ class RouteError(ValueError):
 
 
 def provider(path: str) -> str:
-    """Whose API a path looks like, by the best-known prefixes; `unknown` if none. A hint, not a reading."""
-    return next((name for prefix, name in _PROVIDERS if path == prefix or path.startswith(prefix + "/")), "unknown")
+    """Whose API a path looks like, wherever it is mounted; `unknown` if nobody's. A hint, not a reading."""
+    return next((name for part, name in _PROVIDERS if f"{part}/" in f"{path}/"), "unknown")
 
 
 def parse(line: str) -> Route:
