@@ -2,10 +2,13 @@
 
 llhttp (httptools) judges every head in its strict mode: tokens, obs-fold, bare CR and LF, NUL, doubled or malformed
 Content-Length, Content-Length with Transfer-Encoding. What it lets through and we do not, for a proxy must agree with
-the backend on where a message ends (RFC 9112 section 11.2): Transfer-Encoding in HTTP/1.0, a transfer coding other than
-`chunked` in a request, a missing or doubled Host, a version that is not 1.0 or 1.1.
+the backend on where a message ends (RFC 9112 section 11.2): Transfer-Encoding in an HTTP/1.0 request, a transfer coding
+other than `chunked` in a request, `chunked` anywhere but once and last in a response, a missing or doubled Host, a
+version that is not 1.0 or 1.1, a length of more than 18 digits, `*` for another method than OPTIONS.
 
-llhttp tells nothing about offsets, so the end of a head is found here, and only whole heads are fed to it.
+llhttp tells nothing about offsets, so the end of a head is found here, and only whole heads are fed to it. What can
+never become a head is told at once (`check_request_begins`, `check_response_begins`), so that nobody waits for the end
+of a TLS handshake or of an HTTP/0.9 request.
 """
 
 import re
@@ -18,9 +21,12 @@ CRLF2: Final = b"\r\n\r\n"
 _FIELDS = re.compile(
     rb"(?im)^(host|connection|content-length|transfer-encoding|upgrade|content-type):[ \t]*([^\r\n]*?)[ \t]*\r$"
 )
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_ABSOLUTE_FORM = re.compile(rb"(?i)https?://[^/?#]+")
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [^ ]+ HTTP/1\.[01]\r\n")
+_REQUEST_LINE_SO_FAR = re.compile(rb"[A-Z-]{1,32}(?: [!-~]*(?: [HTP/1.0]{0,8}\r?)?)?")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
+_ABSOLUTE_FORM = re.compile(rb"(?i)https?://[^/?#]+")
+_LENGTH_DIGITS_MAX: Final = 18
+_TLS_HANDSHAKE: Final = b"\x16"
 
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
@@ -88,9 +94,27 @@ def end_of_head(buffer: bytes, max_head_bytes: int) -> int:
         raise BadHeadError(431, "head_too_large", f"the message head is longer than {max_head_bytes} bytes (max_head_bytes)")
     if end > 3:
         return end
-    if _BARE_LF.search(buffer) or b"\0" in buffer:
+    if buffer.count(b"\n") != buffer.count(b"\r\n") or b"\0" in buffer:
         raise BadHeadError(400, "malformed_head", "a line of the message head does not end with CRLF")
     return 0
+
+
+def check_request_begins(buffer: bytes) -> None:
+    """Raises BadHeadError if no request can begin with these bytes, of which there is at least one."""
+    if buffer[:1] == _TLS_HANDSHAKE:
+        raise BadHeadError(400, "tls_on_plain_port", "this port speaks plain HTTP: begin the base URL with http://")
+    if b"\n" in buffer:
+        begins = _REQUEST_LINE.match(buffer)
+    else:
+        begins = _REQUEST_LINE_SO_FAR.fullmatch(buffer)
+    if not begins:
+        raise BadHeadError(400, "malformed_head", "the request line is not METHOD SP target SP HTTP/1.0 or 1.1")
+
+
+def check_response_begins(buffer: bytes) -> None:
+    """Raises BadHeadError if no response can begin with these bytes: a port that speaks something else."""
+    if buffer[:7] != b"HTTP/1."[: len(buffer)]:
+        raise BadHeadError(502, "upstream_malformed", "it does not begin with HTTP/1: is this the right port and scheme?")
 
 
 def parse_request(raw: bytes) -> RequestHead:
@@ -110,6 +134,8 @@ def parse_request(raw: bytes) -> RequestHead:
     if method == b"CONNECT":
         raise BadHeadError(501, "connect_not_supported", "this is not a forward proxy: set it as the client's base URL")
     _check_host(fields, version)
+    if line.url == b"*" and method != b"OPTIONS":
+        raise BadHeadError(400, "malformed_head", "the request target * is for OPTIONS only (RFC 9112 section 3.2.4)")
     target = origin_form(line.url)
     connection = _connection(fields)
     return RequestHead(
@@ -133,6 +159,8 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         pass
     except httptools.HttpParserError as err:
         raise BadHeadError(502, "upstream_malformed", f"the backend's answer is not HTTP/1.1: {err}") from None
+    if not _STATUS_LINE.match(raw):
+        raise BadHeadError(502, "upstream_malformed", "its status line is not HTTP/1.0 or 1.1 SP 100 to 999")
     fields = _FIELDS.findall(raw)
     status = parser.get_status_code()
     connection = _connection(fields)
@@ -164,9 +192,9 @@ def origin_form(target: bytes) -> bytes:
 
 
 def _request_body(fields: list[tuple[bytes, bytes]], version: str) -> int:
-    coding = _value(fields, b"transfer-encoding")
+    coding = b",".join(_values(fields, b"transfer-encoding"))
     if not coding:
-        return int(_value(fields, b"content-length") or 0)
+        return _length(fields, 400, "malformed_head") or 0
     if version == "1.0":
         raise BadHeadError(400, "malformed_head", "Transfer-Encoding in an HTTP/1.0 request (RFC 9112 section 6.1)")
     if coding.lower() != b"chunked":
@@ -178,11 +206,21 @@ def _response_body(fields: list[tuple[bytes, bytes]], status: int, method: bytes
     """How long the body is, RFC 9112 section 6.3."""
     if method == b"HEAD" or status in {204, 304} or status < 200:
         return 0
-    coding = _value(fields, b"transfer-encoding").lower()
-    if coding:
-        return CHUNKED if coding.rpartition(b",")[2].strip() == b"chunked" else UNTIL_CLOSE
-    length = _value(fields, b"content-length")
-    return int(length) if length else UNTIL_CLOSE
+    codings = [coding.strip() for coding in b",".join(_values(fields, b"transfer-encoding")).lower().split(b",")]
+    if b"chunked" in codings[:-1]:
+        raise BadHeadError(502, "upstream_malformed", "its Transfer-Encoding has chunked twice, or not as the last")
+    if codings != [b""]:
+        return CHUNKED if codings[-1] == b"chunked" else UNTIL_CLOSE
+    length = _length(fields, 502, "upstream_malformed")
+    return UNTIL_CLOSE if length is None else length
+
+
+def _length(fields: list[tuple[bytes, bytes]], status: int, code: str) -> int | None:
+    """Content-Length, which llhttp has found to be one row of digits; None without."""
+    digits = _value(fields, b"content-length")
+    if len(digits) > _LENGTH_DIGITS_MAX:
+        raise BadHeadError(status, code, f"a Content-Length of more than {_LENGTH_DIGITS_MAX} digits")
+    return int(digits) if digits else None
 
 
 def _connection(fields: list[tuple[bytes, bytes]]) -> bytes:
