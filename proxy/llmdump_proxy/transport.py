@@ -26,6 +26,7 @@ HAPPY_EYEBALLS_DELAY_S: Final = 0.25
 FLUSH_WITHIN_S: Final = 10.0
 # A dead peer of a silent connection (a WebSocket, a slow completion) is noticed after about two minutes.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+_READ_BYTES: Final = 262144
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -84,6 +85,8 @@ class UpstreamProtocol(asyncio.Protocol):
         self.dial_ms = 0.0
         self.uses = 0
         self.left_at = math.inf
+        self.plain: socket.socket | None = None
+        """The socket itself, if there is no TLS on it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -108,10 +111,23 @@ class UpstreamProtocol(asyncio.Protocol):
         return self._served is not None and self._served.upstream_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc and self.plain:
+            self._read_what_is_left(self.plain)
         served, self._served = self._served, None
         self._pool.lost(self)
         if served:
             served.upstream_lost(exc)
+
+    def _read_what_is_left(self, sock: socket.socket) -> None:
+        """A backend that answers early and closes resets us as we write on; its answer still waits in the kernel."""
+        while self._served:
+            try:
+                data = sock.recv(_READ_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            self._served.upstream_data(data)
 
     def pause_writing(self) -> None:
         if self._served:
@@ -239,6 +255,7 @@ class Pool:
         except BaseException:
             sock.close()
             raise
+        protocol.plain = None if tls else sock
         return protocol
 
 

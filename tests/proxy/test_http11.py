@@ -438,6 +438,33 @@ def test_an_early_response_is_read_even_if_the_backend_closes_at_once(sent_befor
 
 
 @scenario
+async def test_an_early_response_is_not_lost_when_the_reset_after_it_comes_first() -> None:
+    """The client never stops sending, so the proxy writes into a connection that the backend has just reset."""
+
+    def serve() -> None:
+        for _ in range(30):
+            connection, _ = listening.accept()
+            connection.recv(200)
+            connection.sendall(EARLY)
+            connection.close()
+
+    def send_and_read(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
+            for _ in range(90):
+                client.sendall(bytes(100_000))
+            return client.recv(65536)
+
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = loop.run_in_executor(None, serve)
+        async with running(f"127.0.0.1:{listening.getsockname()[1]}") as rig:
+            for _ in range(30):
+                assert await loop.run_in_executor(None, send_and_read, rig.port) == EARLY_SEEN
+        await serving
+
+
+@scenario
 async def test_an_early_response_ends_the_exchange_even_if_the_client_goes_silent() -> None:
     async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
