@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvloop
 import zmq
+
 from llmdump import wire
 from llmdump.data_dir import DataDir
 from llmdump.settings import Settings
@@ -98,18 +99,15 @@ async def measure(data: DataDir, endpoint: str) -> None:
     await shipping.start()
     while not shipping.writers_connected:
         await asyncio.sleep(0.01)
-    print(
-        f"{'records/turn':>12} {'idle ms':>9} {'turns/s':>8} {'records/s':>10} {'µs/turn':>9} {'µs/record':>10} {'(loop thread)':>14}"
-    )
+    columns = ("records/turn", "idle ms", "turns/s", "records/s", "µs/turn", "µs/record", "(loop thread)")
+    print("".join(column.rjust(14) for column in columns))
     for per_turn, idle_s in LOADS:
         bare_count, bare_s, bare_thread_s = await turns(None, per_turn, idle_s)
         count, used_s, thread_s = await turns(shipping, per_turn, idle_s)
         us = (used_s / count - bare_s / bare_count) * 1e6
         thread_us = (thread_s / count - bare_thread_s / bare_count) * 1e6
-        print(
-            f"{per_turn:12} {idle_s * 1e3:9.0f} {count / SECONDS:8.0f} {count * per_turn / SECONDS:10.0f} "
-            f"{us:9.1f} {us / per_turn:10.2f} {thread_us / per_turn:14.2f}"
-        )
+        rates = f"{count / SECONDS:14.0f}{count * per_turn / SECONDS:14.0f}"
+        print(f"{per_turn:14}{idle_s * 1e3:14.0f}{rates}{us:14.1f}{us / per_turn:14.2f}{thread_us / per_turn:14.2f}")
         await shipping.drain(5)
     await shipping.close()
 
