@@ -87,7 +87,8 @@ class Proxy:
             await asyncio.sleep(TICK_S)
 
     def _block(self) -> None:
-        if not self._blocked:
+        # With room left, the record alone is larger than the budget, and waiting would never end.
+        if not self._blocked and not self.shipping.room():
             self._blocked = True
             for session in list(self._sessions):
                 session.capture_full()
