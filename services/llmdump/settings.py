@@ -73,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "/upload=https://generativelanguage.googleapis.com",
         "/ws=https://generativelanguage.googleapis.com",
         "/api=http://127.0.0.1:11434",
+        "/openai/*=https://api.openai.com",
+        "/anthropic/*=https://api.anthropic.com",
+        "/gemini/*=https://generativelanguage.googleapis.com",
+        "/ollama/*=http://127.0.0.1:11434",
         "/demo/*=http://127.0.0.1:7869",
     )
     upstream_ca_file: Annotated[

@@ -126,7 +126,7 @@ def test_banner_says_where_to_point_and_where_to_read(llmdump: Run, tmp_path: Pa
         "OPENAI_BASE_URL=http://127.0.0.1:1234/v1\n",
         "ANTHROPIC_BASE_URL=http://127.0.0.1:1234\n",
         "ANTHROPIC_BASE_URL=http://127.0.0.1:1234 claude\n",
-        "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:1234\n",
+        "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:1234/gemini\n",
         "OLLAMA_HOST=http://127.0.0.1:1234\n",
         f'curl -H "Authorization: Bearer $(cat {tmp_path}/here/admin_token)" http://[::1]:99/api/traces\n',
         "make demo",

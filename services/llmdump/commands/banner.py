@@ -16,7 +16,7 @@ llmdump: what passes the proxy is recorded. Point a client at it, change nothing
   OpenAI           OPENAI_BASE_URL={proxy}/v1
   Anthropic        ANTHROPIC_BASE_URL={proxy}
   Claude Code      ANTHROPIC_BASE_URL={proxy} claude
-  Gemini           GOOGLE_GEMINI_BASE_URL={proxy}
+  Gemini           GOOGLE_GEMINI_BASE_URL={gemini}
   Ollama           OLLAMA_HOST={proxy}
   goes to          {goes_to}
 
@@ -33,9 +33,12 @@ Does it work?                    llmdump status
 
 def text(settings: Settings) -> str:
     """The banner for these settings."""
+    proxy = address.url(settings.proxy_listen)
     data = DataDir(Path(settings.data_dir))
     return _TEXT.format(
-        proxy=address.url(settings.proxy_listen),
+        proxy=proxy,
+        # Google's client says /v1/models/…, and so does OpenAI's: by path alone they cannot be told apart.
+        gemini=proxy if settings.upstream else f"{proxy}/gemini",
         api=address.url(settings.api_listen),
         goes_to=settings.upstream or "the provider that the path belongs to; see `llmdump config` (routes, upstream)",
         token=data.admin_token,
