@@ -56,7 +56,7 @@ class RequestHead(NamedTuple):
     connection: bytes
     """The Connection field's value, lower case, several joined by commas."""
     upgrade: bytes
-    """The protocol of a requested upgrade, or nothing."""
+    """The protocol of a requested upgrade that may be passed on, or nothing."""
 
 
 class ResponseHead(NamedTuple):
@@ -103,11 +103,7 @@ def check_request_begins(buffer: bytes) -> None:
     """Raises BadHeadError if no request can begin with these bytes, of which there is at least one."""
     if buffer[:1] == _TLS_HANDSHAKE:
         raise BadHeadError(400, "tls_on_plain_port", "this port speaks plain HTTP: begin the base URL with http://")
-    if b"\n" in buffer:
-        begins = _REQUEST_LINE.match(buffer)
-    else:
-        begins = _REQUEST_LINE_SO_FAR.fullmatch(buffer)
-    if not begins:
+    if not (_REQUEST_LINE.match(buffer) if b"\n" in buffer else _REQUEST_LINE_SO_FAR.fullmatch(buffer)):
         raise BadHeadError(400, "malformed_head", "the request line is not METHOD SP target SP HTTP/1.0 or 1.1")
 
 
@@ -146,7 +142,7 @@ def parse_request(raw: bytes) -> RequestHead:
         body=_request_body(fields, version),
         keep_alive=_is_kept(version, connection),
         connection=connection,
-        upgrade=_value(fields, b"upgrade") if parser.should_upgrade() else b"",
+        upgrade=_upgrade(fields) if parser.should_upgrade() else b"",
     )
 
 
@@ -172,6 +168,13 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         connection=connection,
         content_type=_value(fields, b"content-type").lower(),
     )
+
+
+def path_of_broken(received: bytes) -> str:
+    """The path that a refused head seems to ask for, so that capture rules hold for it too; `/` if none can be told."""
+    parts = received.split(b"\n", 1)[0].split(b" ", 2)
+    target = parts[1].rstrip(b"\r") if len(parts) > 1 else b""
+    return (b"/" + _ABSOLUTE_FORM.sub(b"", target, count=1).lstrip(b"/")).partition(b"?")[0].decode("latin-1")
 
 
 def _check_host(fields: list[tuple[bytes, bytes]], version: str) -> None:
@@ -225,6 +228,12 @@ def _length(fields: list[tuple[bytes, bytes]], status: int, code: str) -> int | 
 
 def _connection(fields: list[tuple[bytes, bytes]]) -> bytes:
     return b",".join(_values(fields, b"connection")).lower()
+
+
+def _upgrade(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """What is asked for, unless it is HTTP/2: its requests would pass in a pipe, unread and unrecorded (RFC 9113 drops it)."""
+    wanted = _value(fields, b"upgrade")
+    return b"" if b"h2c" in wanted.lower() else wanted
 
 
 def _is_kept(version: str, connection: bytes) -> bool:

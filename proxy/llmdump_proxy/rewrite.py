@@ -1,6 +1,7 @@
 """What a proxy must change in a head, and nothing else: Host, and the fields that end at this hop. Pure.
 
-RFC 9110 section 7.6.1: Connection and what it names, Keep-Alive and Proxy-Connection are for one connection only. A
+RFC 9110 section 7.6.1: Connection and what it names, Keep-Alive and Proxy-Connection are for one connection only, and
+so is an Upgrade (section 7.8) that is not asked of the backend too. A
 field that frames or routes the message is never dropped, whatever Connection names. All other bytes stay as they are.
 """
 
@@ -10,6 +11,7 @@ from typing import Final
 _HOP: Final = rb"connection|keep-alive|proxy-connection"
 _REQUEST = re.compile(rb"(?im)^(host|" + _HOP + rb"):[^\n]*\n")
 _RESPONSE = re.compile(rb"(?im)^(?:" + _HOP + rb"):[^\n]*\n")
+_UPGRADE = re.compile(rb"(?im)^upgrade:[^\n]*\n")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _NEVER_DROPPED: Final = frozenset({b"close", b"host", b"content-length", b"transfer-encoding", b"upgrade", b"keep-alive"})
 
@@ -24,8 +26,7 @@ def request(raw: bytes, target: bytes, host: bytes, connection: bytes, upgrade: 
     host_line = b"Host: " + host + b"\r\n"
     fields = _REQUEST.sub(lambda found: host_line if len(found[1]) == 4 else b"", raw[line_end:])
     fields = _without(fields, connection)
-    if upgrade:
-        fields = b"Connection: Upgrade\r\n" + fields
+    fields = b"Connection: Upgrade\r\n" + fields if upgrade else _UPGRADE.sub(b"", fields)
     return b"%b %b %b%b" % (method, target, version, fields)
 
 

@@ -274,6 +274,9 @@ class Session:
 
     def _tick_exchange(self, exchange: Exchange, silent_s: float) -> None:
         limits = self._engine.settings
+        if self._piping and exchange.upstream_eof and silent_s > limits.client_idle_timeout_s:
+            self._finish("complete", "")
+            return
         if self._piping or self._dial:
             return  # a pipe may be silent for ever (TCP keep-alive guards it); dialling has its own time-out
         if exchange.response_over:
