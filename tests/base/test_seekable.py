@@ -107,12 +107,16 @@ def test_a_table_cannot_make_a_reader_allocate_without_bound(tmp_path: Path) -> 
     file.close()
 
 
-def test_other_kinds_of_tables_are_named(tmp_path: Path) -> None:
+def test_a_table_that_does_not_fit_its_file_is_named(tmp_path: Path) -> None:
     path = sealed(tmp_path / "x.zst", [b"one"])
     content = bytearray(path.read_bytes())
     content[-5] = 0x80
     path.write_bytes(content)
     with pytest.raises(ValueError, match="without checksums only"):
+        SealedFile(path)
+    frame = seekable.compress_frame(b"one")
+    path.write_bytes(frame + b"more" + seekable.seek_table([(len(frame), 3)]))
+    with pytest.raises(ValueError, match="do not add up"):
         SealedFile(path)
     path.write_bytes(struct.pack("<IBI", 1 << 30, 0, 0x8F92EAB1))
     with pytest.raises(ValueError, match="do not fit"):

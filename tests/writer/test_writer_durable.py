@@ -197,7 +197,7 @@ def test_a_hello_makes_durable_first_what_was_taken(tmp_path: Path) -> None:
 def test_a_batch_that_lies_is_left_whole(tmp_path: Path) -> None:
     good = chunk(2, b"good", "00000000000000aa")
     flipped = bytearray(chunk(3, b"body", "00000000000000aa"))
-    flipped[45] ^= 1
+    flipped[42] ^= 1  # in its data: only the checksum tells
     stranger = chunk(3, b"body", "00000000000000bb")
     lies = [
         [good, bytes(flipped)],
@@ -255,6 +255,21 @@ def test_a_writer_that_stops_acknowledges_says_retire_and_leaves_a_closed_segmen
     assert numbers(writer.data) == [1, 2, 3, 4, 5]
     content = (writer.data / "segments" / "w0-00000001.cbor").read_bytes()
     assert record.decode(content[content.rindex(record.MAGIC) :]).kind == "footer"
+
+
+def test_a_writer_that_stops_takes_what_came_while_it_was_writing(tmp_path: Path) -> None:
+    strace = needs_tool("strace")
+    slow = [str(strace), "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]
+    slow += ["-e", "inject=fdatasync:delay_enter=800000"]
+    with Writer(tmp_path / "data", command=slow) as writer, Proxy(writer.card().listen) as proxy:
+        proxy.hello()
+        proxy.send(1, 1)
+        wait_for(lambda: files(writer.data))  # written, not synced yet
+        writer.process.terminate()
+        proxy.send(2, 3)
+        proxy.acknowledged(3)
+        assert writer.process.wait(10) == 0
+    assert numbers(writer.data) == [1, 2, 3]
 
 
 def test_a_writer_waits_for_the_proxies_that_stop_and_takes_their_last_records(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from llmdump_writer import batch as batches
 from llmdump_writer.buffer import Buffer
 from llmdump_writer.flush import FlushRule
 from llmdump_writer.rotation import Limits
-from llmdump_writer.sessions import Instance, Sessions, Verdict
+from llmdump_writer.sessions import INSTANCES_MAX, Instance, Sessions, Verdict
 from llmdump_writer.store import Store, error_name
 
 PAUSE_S: Final = 0.05
@@ -98,7 +98,8 @@ class Capture:
         if self._buffer and name in self._buffer.last_waiting:
             self.flush("hello")
         if self.failing:
-            self._hellos[name] = nonce
+            if len(self._hellos) < INSTANCES_MAX:
+                self._hellos[name] = nonce
             return
         self._open(name, nonce)
 

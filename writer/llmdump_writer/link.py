@@ -54,7 +54,6 @@ class Link:
             (zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX), (zmq.IPV6, 1),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
-        _remove_socket(endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as err:
@@ -117,7 +116,7 @@ class Link:
 
 
 def _remove_socket(endpoint: str) -> None:
-    """Of this writer when it leaves, or of one that was killed: we hold its slot, so nobody listens there."""
+    """ZeroMQ replaces one that is left over when it binds, but leaves its own behind."""
     path = Path(endpoint.removeprefix("ipc://"))
     if endpoint.startswith("ipc://") and path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         path.unlink()
