@@ -28,6 +28,8 @@ LEAVE_WITHIN_S: Final = 4.0
 # The others got their SIGTERM at the same moment, but may not have said so yet.
 _NOTICE_S: Final = 0.25
 _LOOK_EVERY_S: Final = 0.02
+BEHIND_FORWARDING_NICE: Final = 5
+"""Added to the niceness of all but the proxy: on a busy machine clients come first, records catch up."""
 EXIT_SETTINGS: Final = 2
 EXIT_FAILED: Final = 1
 
@@ -92,6 +94,8 @@ def run(role: str, serve: Serve, loaded: Loaded) -> None:
     """Live as a process of `role` until `serve` returns. Blocking. Exits with a line on stderr where it cannot start."""
     log.configure(loaded.settings.log_level)
     os.umask(0o077)
+    if role != "proxy":
+        os.nice(BEHIND_FORWARDING_NICE)
     try:
         data = DataDir(Path(loaded.settings.data_dir)).create()
         own = Presence.claim(data.run, role, version("llmdump"))
