@@ -160,12 +160,17 @@ def test_the_list_begins_empty_and_follows_the_index_wherever_it_goes(api: Serve
     assert api.ask("/api/traces").json == empty
     indexed(api.data, exchange(Instance(), new_id(1)))
     assert [row["id"] for row in api.ask("/api/traces").json["traces"]] == [new_id(1)]
+    with contextlib.closing(apsw.Connection(str(api.data.index))) as db:
+        db.wal_checkpoint()
     old = api.data.index.rename(api.data.root / "old.sqlite")
     assert api.ask("/api/traces").json == empty
     append(begin_segment(api.data, 2), b"".join(exchange(Instance("11" * 8), new_id(2))))
     Follower(api.data).catch_up()
     assert [row["id"] for row in api.ask("/api/traces").json["traces"]] == [new_id(2), new_id(1)]
-    old.unlink()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{api.data.index}{suffix}").unlink(missing_ok=True)
+    old.replace(api.data.index)
+    assert [row["id"] for row in api.ask("/api/traces").json["traces"]] == [new_id(1)]
 
 
 def test_an_index_of_another_version_is_told(api: Served) -> None:

@@ -5,7 +5,9 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import sqlite3
+import subprocess
 import threading
 import time
 import urllib.request
@@ -14,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import orjson
 import pytest
 from made import Instance, Service, append, begin_segment, exchange, new_id, running, until
 
-from llmdump import jsonl, segment
+from llmdump import jsonl, presence, segment
 from llmdump.data_dir import DataDir
+from llmdump.presence import Presence
 from llmdump.seekable import compress_frame, seek_table
 from llmdump_indexer.follow import Follower
+from llmdump_indexer.index import Index
 
 TABLES = ("damage", "ledger", "ledger_gap", "ledger_instance")
 
@@ -138,6 +143,30 @@ def test_stopped_after_any_step_the_rows_are_the_same(data: DataDir, tmp_path: P
         catch_up(data)
     assert contents(data) == undisturbed(data, tmp_path)
     assert len(rows(data, where="end_reason = 'complete' AND model IS NOT NULL")) == 12
+
+
+def test_a_transaction_that_fails_at_its_end_has_written_nothing(data: DataDir, tmp_path: Path) -> None:
+    append(begin_segment(data), b"".join(streams(Instance(), 5, 5)))
+    with Index(data.index):
+        pass
+    with contextlib.closing(sqlite3.connect(data.index)) as db:  # the ledger is written after rows and positions
+        db.execute("CREATE TRIGGER fails BEFORE INSERT ON ledger BEGIN SELECT RAISE(ABORT, 'disk on fire'); END")
+    with pytest.raises(apsw.ConstraintError, match="disk on fire"):
+        Follower(data).catch_up()
+    with opened(data) as db:
+        counts = [db.execute(f"SELECT count(*) FROM {table}").get for table in ("trace", "position", "segment", "ledger")]
+    assert counts == [0, 0, 0, 0]
+    with contextlib.closing(sqlite3.connect(data.index)) as db:
+        db.execute("DROP TRIGGER fails")
+    assert catch_up(data) == undisturbed(data, tmp_path)
+
+
+def test_what_was_read_is_not_read_again(data: DataDir) -> None:
+    append(begin_segment(data), b"".join(streams(Instance(), 5, 5)))
+    catch_up(data)
+    again = Follower(data)
+    again.catch_up()
+    assert (again.records, again.bytes) == (0, 0)
 
 
 def test_a_request_body_in_pieces_over_a_restart_still_tells_its_model(data: DataDir) -> None:
@@ -413,20 +442,34 @@ def test_of_two_indexers_one_writes_and_the_other_takes_over(data: DataDir) -> N
     with running("indexer", data) as first, running("indexer", data) as second:
         append(path, b"".join(exchange(instance, new_id(1))))
         until(lambda: indexed(data) and len(rows(data)) == 1)
+        assert (health(first)["standby"], health(second)["standby"]) == (False, True)
         first.kill()
         append(path, b"".join(exchange(instance, new_id(2))))
         until(lambda: len(rows(data)) == 2)
         assert second.stop() == 0
 
 
-def test_what_was_written_before_the_signal_is_indexed_when_it_has_left(data: DataDir) -> None:
-    path, instance = begin_segment(data), Instance()
+def health(service: Service) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(urllib.request.urlopen(f"{service.card().admin}/healthz").read())
+    return found
+
+
+def test_what_writers_write_while_they_leave_is_indexed_before_the_indexer_leaves(data: DataDir) -> None:
+    """honcho signals all at once: the writer, still stopping, hands over after the indexer got its signal."""
+    path, content = begin_segment(data), b"".join(streams(Instance(), 500, 40))
+    writer = Presence.claim(data.run, "writer")
     with running("indexer", data) as service:
-        append(path, b"".join(streams(instance, 200, 10)))
+        writer.update(state="stopping")
         begin = time.monotonic()
-        assert service.stop() == 0
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in [card.state for card in presence.living(data.run, "indexer")])
+        with pytest.raises(subprocess.TimeoutExpired):
+            service.process.wait(0.6)
+        append(path, content)
+        writer.release()
+        assert service.process.wait(5) == 0
         assert time.monotonic() - begin < 4.0
-    assert len(rows(data, where="end_reason = 'complete'")) == 200
+    assert len(rows(data, where="end_reason = 'complete'")) == 500
 
 
 def test_an_unreadable_segment_does_not_hold_up_the_others(data: DataDir) -> None:
