@@ -16,6 +16,7 @@ of file, not damage). Something that is not a record with bytes after it is dama
 where a whole record begins, counted, and never stops the reading.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -104,18 +105,16 @@ def skip_header(content: bytes) -> int:
 
     Raises DamageError if it is another format; the message names it.
     """
-    decoder_input = content[:_HEADER_BYTES_MAX]
-    at = decoder_input.find(record.MAGIC)
-    whole = decoder_input if at < 0 else decoder_input[:at]
+    stream = io.BytesIO(content[:_HEADER_BYTES_MAX])
     try:
-        found: Any = cbor2.loads(whole)
+        found: Any = cbor2.CBORDecoder(stream).decode()
     except cbor2.CBORDecodeEOF:
         return 0
     except (cbor2.CBORDecodeError, ValueError) as err:
         raise DamageError(f"not a capture file: {err}") from err
     if not isinstance(found, dict) or found.get("magic") != V2_MAGIC or found.get("version") != V2_VERSION:
         raise DamageError("not a capture file of version 2")
-    return len(whole)
+    return stream.tell()
 
 
 def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Located | Damage]:

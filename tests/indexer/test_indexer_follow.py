@@ -265,10 +265,11 @@ def test_a_destroyed_header_costs_only_itself(data: DataDir) -> None:
 def test_a_header_that_is_not_whole_yet_is_waited_for(data: DataDir) -> None:
     path = begin_segment(data)
     header = path.read_bytes()
-    for cut in range(len(header)):
-        path.write_bytes(header[:cut])
+    whole = header + b"".join(exchange(Instance(), new_id(1)))
+    for cut in range(len(header) + 50):
+        path.write_bytes(whole[:cut])
         assert catch_up(data)["damage"] == []
-    path.write_bytes(header + b"".join(exchange(Instance(), new_id(1))))
+    path.write_bytes(whole)
     assert catch_up(data)["damage"] == []
     assert rows(data, "end_reason") == [("complete",)]
 
