@@ -169,3 +169,14 @@ def test_a_derived_line_larger_than_a_window_is_passed_over(tmp_path: Path) -> N
     tape.exchange(1, "/v1/x", [body[:100], body[100:]], [b"{}"])
     begin(tmp_path / "made", "jsonl", tape.records)
     assert recover(tmp_path / "made", "w0").held == {INSTANCE: len(tape.records)}
+
+
+def test_records_within_a_body_are_never_taken_for_the_writers_own(tmp_path: Path) -> None:
+    """Somebody sent a capture file through the proxy, and the read window ends within that record."""
+    stranger = "00000000000000cc"
+    inner = b"".join(chunk(number, b"y" * 1000, stranger) for number in range(1, 5000))
+    records = [chunk(1, bytes(3 * 1024 * 1024), INSTANCE), chunk(2, inner, INSTANCE), chunk(3, b"after", INSTANCE)]
+    begin(tmp_path, "cbor", records)
+    found = recover(tmp_path, "w0")
+    assert found.held == {INSTANCE: 3} and found.torn_bytes == 0
+    assert [one.record.number for one in located(tmp_path, segment.find(tmp_path)[0])] == [1, 2, 3, 0]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llmdump import jsonl, log, record, segment
+from llmdump import jsonl, log, record, segment, window
 from llmdump.admin import count_swallowed
 from llmdump.record import RECORD_BYTES_MAX, DamageError, Record
 from llmdump.seekable import SealedFile
@@ -257,22 +257,25 @@ def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None
 
 
 def _records(read: Read, file_format: str) -> Iterator[Located]:
-    """The records of a file, read in windows; damage is passed over and counted."""
-    scan = jsonl.scan if file_format == "jsonl" else segment.scan
+    """The records of a file, read in windows; damage is passed over and counted.
+
+    Where something looks cut short at the end of the file but whole records follow, they are kept: rather a damaged place
+    that stays in the file than a cut through what was acknowledged.
+    """
     at = 0 if file_format == "jsonl" else _skip_header(read)
-    window = WINDOW_BYTES
-    while content := read(at, window):
-        before = at
-        for found in scan(content, at):
+    size = WINDOW_BYTES
+    while content := read(at, size):
+        before, at_end = at, len(content) < size
+        for found in window.scan(file_format, content, at, closed=False, resync=at_end):
             at = found.offset + found.size
             if isinstance(found, Damage):
                 count_swallowed("recovery_damage")
                 log.error("segment_damaged", offset=found.offset, bytes=found.size)
             else:
                 yield found
-        if len(content) < window or window > 2 * RECORD_BYTES_MAX:
+        if at_end or size > 2 * RECORD_BYTES_MAX:
             return
-        window = WINDOW_BYTES if at > before else 2 * window
+        size = WINDOW_BYTES if at > before else 2 * size
 
 
 def _skip_header(read: Read) -> int:
