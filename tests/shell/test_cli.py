@@ -132,7 +132,9 @@ def test_banner_says_where_to_point_and_where_to_read(llmdump: Run, tmp_path: Pa
         "make demo",
     ):
         assert part in text
-    assert "http://backend:1/x" in llmdump("banner", LLMDUMP_UPSTREAM="http://backend:1/x").stdout
+    with_upstream = llmdump("banner", LLMDUMP_UPSTREAM="http://backend:1/x").stdout
+    assert "http://backend:1/x" in with_upstream
+    assert "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:7861\n" in with_upstream, "one upstream takes no prefix off"
 
 
 class Healthz(BaseHTTPRequestHandler):
