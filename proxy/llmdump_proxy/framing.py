@@ -3,7 +3,11 @@
 A body is fed with what was read and answers with a `Piece`. Bytes are never changed: what was read is what is written
 on. Chunked framing (RFC 9112 section 7.1) is checked strictly, because whoever forwards framing must not disagree with
 the other side about it: sizes are 1 to 16 hex digits, lines end with CRLF and nothing less, a chunk's data is followed
-by CRLF, trailers are fields and none of them frames or routes.
+by CRLF, trailers are fields and none of them frames or routes. What cannot become a right line is refused before its
+end has come, so that nothing wrong is forwarded and nobody waits for it.
+
+Trailers are told (`Piece.framing`) all at once, when the body is done: they may hold credentials, which can only be
+found in whole lines.
 """
 
 import re
@@ -14,6 +18,9 @@ from llmdump_proxy.head import CHUNKED, UNTIL_CLOSE
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"(?!(?i:content-length|transfer-encoding|host):)[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_SIZE_SO_FAR = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")
+_END_SO_FAR = re.compile(rb"\r?")
+_TRAILER_SO_FAR = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*)?)?\r?")
 LINE_BYTES_MAX: Final = 4096
 """Longest chunk-size or trailer line."""
 TRAILER_BYTES_MAX: Final = 65536
@@ -72,14 +79,14 @@ class UntilCloseBody:
 class ChunkedBody:
     """A body in chunks. One method a state; `_state` is the one to go on with, at a position of the read."""
 
-    __slots__ = ("_framing", "_gathered", "_line", "_payload", "_remaining", "_state", "_trailer_bytes", "done")
+    __slots__ = ("_framing", "_gathered", "_line", "_payload", "_remaining", "_state", "_trailers", "done")
 
     def __init__(self) -> None:
         self.done = False
         self._state: Callable[[bytes, int], int] = self._size
         self._remaining = 0
         self._line = b""
-        self._trailer_bytes = 0
+        self._trailers = b""
         self._payload: list[bytes] = []
         self._framing: Framing = []
         self._gathered = b""
@@ -101,15 +108,15 @@ class ChunkedBody:
         self._framing.append(self._gathered)
         return Piece(at, b"".join(self._payload), self._framing, self.done)
 
-    def _take_line(self, data: bytes, at: int) -> tuple[bytes | None, int]:
+    def _take_line(self, data: bytes, at: int, so_far: re.Pattern[bytes], wrong: str) -> tuple[bytes | None, int]:
         """The line that ends in this read, without CRLF, and the position after it; None while it goes on."""
         end = data.find(b"\n", at) + 1
-        taken = data[at : end or len(data)]
-        self._gathered += taken
-        self._line += taken
+        self._line += data[at : end or len(data)]
         if len(self._line) > LINE_BYTES_MAX:
             raise BadFramingError(f"a line of chunked framing is longer than {LINE_BYTES_MAX} bytes")
         if not end:
+            if not so_far.fullmatch(self._line):
+                raise BadFramingError(wrong)
             return None, len(data)
         line, self._line = self._line, b""
         if line[-2:] != b"\r\n":
@@ -117,14 +124,16 @@ class ChunkedBody:
         return line[:-2], end
 
     def _size(self, data: bytes, at: int) -> int:
-        line, at = self._take_line(data, at)
+        wrong = "a chunk does not begin with its size in hex digits"
+        line, end = self._take_line(data, at, _SIZE_SO_FAR, wrong)
+        self._gathered += data[at:end]
         if line is not None:
             found = _SIZE_LINE.fullmatch(line)
             if not found:
-                raise BadFramingError("a chunk does not begin with its size in hex digits")
+                raise BadFramingError(wrong)
             self._remaining = int(found[1], 16)
             self._state = self._data if self._remaining else self._trailer
-        return at
+        return end
 
     def _data(self, data: bytes, at: int) -> int:
         payload = data[at : at + self._remaining]
@@ -137,22 +146,25 @@ class ChunkedBody:
         return at + len(payload)
 
     def _data_end(self, data: bytes, at: int) -> int:
-        line, at = self._take_line(data, at)
+        wrong = "a chunk's data is longer than its size"
+        line, end = self._take_line(data, at, _END_SO_FAR, wrong)
+        self._gathered += data[at:end]
         if line:
-            raise BadFramingError("a chunk's data is longer than its size")
+            raise BadFramingError(wrong)
         if line is not None:
             self._state = self._size
-        return at
+        return end
 
     def _trailer(self, data: bytes, at: int) -> int:
-        line, at = self._take_line(data, at)
+        wrong = "a trailer that is not allowed, or too many of them"
+        line, end = self._take_line(data, at, _TRAILER_SO_FAR, wrong)
+        self._trailers += data[at:end]
         if line == b"":
             self.done = True
-        elif line is not None:
-            self._trailer_bytes += len(line)
-            if self._trailer_bytes > TRAILER_BYTES_MAX or not _TRAILER.fullmatch(line):
-                raise BadFramingError("a trailer that is not allowed, or too many of them")
-        return at
+            self._gathered += self._trailers
+        elif line is not None and (len(self._trailers) > TRAILER_BYTES_MAX or not _TRAILER.fullmatch(line)):
+            raise BadFramingError(wrong)
+        return end
 
 
 Body = LengthBody | UntilCloseBody | ChunkedBody

@@ -172,9 +172,11 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
 
 def path_of_broken(received: bytes) -> str:
     """The path that a refused head seems to ask for, so that capture rules hold for it too; `/` if none can be told."""
-    parts = received.split(b"\n", 1)[0].split(b" ", 2)
-    target = parts[1].rstrip(b"\r") if len(parts) > 1 else b""
-    return (b"/" + _ABSOLUTE_FORM.sub(b"", target, count=1).lstrip(b"/")).partition(b"?")[0].decode("latin-1")
+    words = received.partition(b"\n")[0].split()
+    target = words[1] if len(words) > 1 else b""
+    absolute = _ABSOLUTE_FORM.match(target)
+    path = (target[absolute.end() :] if absolute else target).partition(b"?")[0]
+    return (path if path[:1] == b"/" else b"/" + path).decode("latin-1")
 
 
 def _check_host(fields: list[tuple[bytes, bytes]], version: str) -> None:

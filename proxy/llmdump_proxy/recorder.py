@@ -135,6 +135,7 @@ class Capture:
         "_identity",
         "_lane",
         "_levels",
+        "_payload_kind",
         "_recorder",
         "_redactors",
         "exchange",
@@ -153,6 +154,7 @@ class Capture:
         self._lane = recorder.shelf.lane(exchange)
         self._identity = Identity(recorder.instance, exchange, {"sid": session, "be": backend})
         self._levels = levels
+        self._payload_kind = b""
         self._redactors: list[BodyRedactor | None] = [None, None, None, None]
 
     def request(self, ts: float, head: bytes, peer: bytes, key_hash: str, secrets: tuple[bytes, ...], bad: str = "") -> None:
@@ -188,16 +190,14 @@ class Capture:
 
     def pipe(self, ts: float, direction: int, data: bytes) -> None:
         """Bytes after an upgrade."""
-        self._payload(Held(ts, data, None, False), direction, _PIPE)
+        if not self._payload_kind:
+            self._flush_redactors()
+            self._payload_kind = _PIPE
+        self._redacted(Held(ts, data, None, False), direction)
 
     def chunk(self, ts: float, direction: int, data: bytes, framing: Framing | None, *, last: bool) -> None:
         """The body bytes of one read."""
-        redactor = self._redactors[direction]
-        if redactor is None:
-            self._payload(Held(ts, data, framing, last), direction, b"")
-            return
-        for held in redactor.feed(Held(ts, data, framing, last)):
-            self._payload(held, direction, b"")
+        self._redacted(Held(ts, data, framing, last), direction)
 
     def end(
         self, ts: float, reason: str, code: str, request_bytes: int, response_bytes: int, own_ns: tuple[int, int, int]
@@ -220,8 +220,13 @@ class Capture:
             extra, more = _left_out(len(head) if level == "sizes" else 0)
             self._put(ts, direction, b"", kind, fields + extra, count + more)
 
-    def _payload(self, held: Held, direction: int, kind: bytes) -> None:
-        """A chunk (`kind` empty) or pipe record, as much of it as the rules leave."""
+    def _redacted(self, held: Held, direction: int) -> None:
+        redactor = self._redactors[direction]
+        for safe in redactor.feed(held) if redactor else (held,):
+            self._payload(safe, direction)
+
+    def _payload(self, held: Held, direction: int) -> None:
+        """A chunk or pipe record, as much of it as the rules leave."""
         level = self._levels.response if direction == BACKEND_TO_PROXY else self._levels.request
         if level == "none":
             return
@@ -236,9 +241,9 @@ class Capture:
             extra, count = entries({"x_f": held.framing})
         if held.altered:
             extra, count = extra + b"\x65x_alt\xf5", count + 1
-        if kind:
+        if self._payload_kind:
             index = _INDEX.pack(b"\x62ci\x1a", self.indexes[direction])
-            self._put(held.ts, direction, data, kind, index + extra, count + 1)
+            self._put(held.ts, direction, data, self._payload_kind, index + extra, count + 1)
         elif not self.lost:
             number = self._recorder.next()
             index_of = self.indexes[direction]
@@ -266,7 +271,7 @@ class Capture:
     def _flush_redactors(self) -> None:
         for direction, redactor in enumerate(self._redactors):
             for held in redactor.flush() if redactor else ():
-                self._payload(held, direction, b"")
+                self._payload(held, direction)
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,11 +3,14 @@
 What is masked: the exchange's own credentials, listed literals, listed patterns. A mask has the length of what it
 hides (`*`), so that sizes and framing stay true, and the record says that it was altered.
 
-A secret may be cut by the end of a read, so the last MATCH_BYTES_MAX bytes of what has come are held back until more
-comes or the body ends: a longer match than that may be masked in part only. Held records keep the time of their read.
+A secret may be cut by the end of a read, so a read waits until MATCH_BYTES_MAX bytes (or as many as the longest literal
+or credential has) have come after it, or the body ends: what is masked does not depend on how a body was cut into reads, as long as no match is longer than that (of a
+longer one the rest may stay), and a pattern looks no further back than that. Held records keep the time of their read.
+What is compressed, or masked by WebSocket framing, cannot be looked into.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -37,53 +40,100 @@ class Redaction:
 
     def __init__(self, literals: Iterable[bytes], patterns: Iterable[bytes]) -> None:
         """Patterns are regular expressions over bytes. Raises RedactionError."""
-        self._parts = [re.escape(literal) for literal in sorted(literals, key=len, reverse=True) if literal]
-        self._parts += [b"(?:" + pattern + b")" for pattern in patterns]
+        self._literals = {literal for literal in literals if literal}
+        self._patterns = [b"(?:" + pattern + b")" for pattern in patterns]
         try:
-            self.regex = re.compile(b"|".join(self._parts) or rb"(?!)")
+            self.regex = self._compiled()
         except re.error as err:
             raise RedactionError(f"setting capture_redact_patterns: {err}") from err
 
     def with_secrets(self, secrets: Iterable[bytes]) -> "Redaction":
-        """This, and an exchange's own credentials; of `Bearer sk-…` what follows the scheme."""
-        own = [re.escape(secret.rpartition(b" ")[2]) for secret in secrets]
-        own = [secret for secret in own if len(secret) >= _SECRET_BYTES_MIN]
-        if not own:
+        """This, and an exchange's own credentials, of any length."""
+        own = {secret for secret in secrets if len(secret) >= _SECRET_BYTES_MIN}
+        if own <= self._literals:
             return self
         wider = Redaction((), ())
-        wider._parts = own + self._parts
-        wider.regex = re.compile(b"|".join(wider._parts))
+        wider._literals, wider._patterns = self._literals | own, self._patterns
+        wider.regex = wider._compiled()
         return wider
+
+    @property
+    def reach_bytes(self) -> int:
+        """The longest match that is found however a body is cut."""
+        return max(MATCH_BYTES_MAX, *map(len, self._literals), 0)
+
+    def _compiled(self) -> re.Pattern[bytes]:
+        """Of texts that begin alike the longest is tried first."""
+        literals = sorted(self._literals, key=lambda literal: (-len(literal), literal))
+        return re.compile(b"|".join([*map(re.escape, literals), *self._patterns]) or rb"(?!)")
 
 
 class BodyRedactor:
-    """One body: takes reads, gives those whose bytes can hold no secret any more."""
+    """One body: takes reads, gives those whose bytes can hold no unmasked secret any more.
+
+    `_window` is, of the body's own bytes: some that were given already (for patterns that look back), then all that
+    waits. `_ready` is where the second part begins, `_searched` where the search goes on: a match may have begun in what
+    was given and reach into what waits, and is masked there too.
+    """
 
     def __init__(self, redaction: Redaction) -> None:
         self._regex = redaction.regex
-        self._window = bytearray()
-        self._waiting: list[Held] = []
+        self._reach_bytes = redaction.reach_bytes
+        self._window = b""
+        self._ready = 0
+        self._searched = 0
+        self._waiting: deque[Held] = deque()
 
     def feed(self, held: Held) -> list[Held]:
         """The reads that are safe now, oldest first; at the last read of a body, all."""
         self._waiting.append(held)
         self._window += held.data
-        return self._release(0) if held.last else self._release(MATCH_BYTES_MAX)
+        return self._release(0 if held.last else self._reach_bytes)
 
     def flush(self) -> list[Held]:
         """All that is held: nothing more will come."""
         return self._release(0)
 
     def _release(self, keep_bytes: int) -> list[Held]:
-        original = bytes(self._window)
-        for match in self._regex.finditer(original):
-            # A match that touches the end may go on in the next read; it is masked when it cannot.
-            if match.end() < len(original) or not keep_bytes or match.end() - match.start() >= MATCH_BYTES_MAX:
-                self._window[match.start() : match.end()] = b"*" * (match.end() - match.start())
+        end, count = self._ready, 0
+        for held in self._waiting:
+            if len(self._window) - end - len(held.data) < keep_bytes:
+                break
+            end += len(held.data)
+            count += 1
+        if not count:
+            return []
+        masked = self._masked(end)
         released = []
-        while self._waiting and len(self._window) - len(self._waiting[0].data) >= keep_bytes:
-            held = self._waiting.pop(0)
-            data = bytes(self._window[: len(held.data)])
-            del self._window[: len(held.data)]
-            released.append(held._replace(data=data, altered=held.altered or data != held.data))
+        for _ in range(count):
+            held = self._waiting.popleft()
+            data, masked = masked[: len(held.data)], masked[len(held.data) :]
+            original = self._window[self._ready : self._ready + len(data)]
+            self._ready += len(data)
+            released.append(held._replace(data=data, altered=held.altered or data != original))
+        self._forget()
         return released
+
+    def _masked(self, end: int) -> bytes:
+        """What is ready up to `end`, masked."""
+        masked = bytearray(self._window[self._ready : end])
+        _stars(masked, 0, self._searched - self._ready)
+        for match in self._regex.finditer(self._window, max(self._searched, self._ready)):
+            if match.start() >= end:
+                break
+            _stars(masked, match.start() - self._ready, match.end() - self._ready)
+            self._searched = match.end()
+        return bytes(masked)
+
+    def _forget(self) -> None:
+        """Keep no more of what was given than a pattern may look back."""
+        surplus = max(0, self._ready - MATCH_BYTES_MAX)
+        self._window = self._window[surplus:]
+        self._ready -= surplus
+        self._searched = max(0, self._searched - surplus)
+
+
+def _stars(data: bytearray, start: int, end: int) -> None:
+    end = min(end, len(data))
+    if end > start:
+        data[start:end] = b"*" * (end - start)

@@ -2,7 +2,12 @@
 
 A masked value is `masked:` and 16 hex digits: the first half of the SHA-256 of the value as sent, as api-log forms its
 key hash. An exchange's key hash is that of the first of these it has: Authorization, x-api-key, x-goog-api-key,
-api-key, the query's `key`; 16 zeros if it has none.
+api-key, the query's `key`, OpenAI's subprotocol key; 16 zeros if it has none. Of Authorization a well-known scheme
+stays readable; the hash is that of the whole value.
+
+Masked are fields, query parameters (their names in any case, percent-encoded or not), the userinfo of a URL, and a
+trailer section like a head. A head that was refused need not have lines at all: there, what follows a credential's
+name is masked up to the next thing that looks like a field, rather too much than too little.
 """
 
 import functools
@@ -17,9 +22,16 @@ _SECRET_FIELDS: Final = (
     *_KEY_FIELDS, b"proxy-authorization", b"cookie", b"set-cookie", b"x-amz-security-token", b"x-auth-token",
     b"x-goog-iam-authorization-token", b"cf-aig-authorization", b"helicone-auth", b"chatgpt-account-id",
 )  # fmt: skip
-_SECRET_QUERY: Final = (b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"x-amz-signature", b"sig")
+_KEY_QUERY: Final = (b"key", b"api_key", b"api-key", b"apikey")
+_SECRET_QUERY: Final = (
+    *_KEY_QUERY, b"access_token", b"token", b"sig", b"x-amz-signature", b"x-amz-security-token", b"x-goog-signature",
+)  # fmt: skip
+_SCHEME: Final = rb"(?:(?:bearer|basic|digest|token|api-?key|negotiate|ntlm|hmac|aws4-[a-z0-9-]+|goog4-[a-z0-9-]+)[ \t]+)?"
+_TOKEN_CHARS: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+
 # A browser cannot set header fields on a WebSocket, so OpenAI's Realtime API takes the key as a subprotocol.
-_SUBPROTOCOL_KEY = re.compile(rb"(openai-insecure-api-key\.)([^\s,]+)")
+_SUBPROTOCOL_KEY = re.compile(rb"(?P<before>openai-insecure-api-key\.)(?P<value>[^\s,]+)")
+_USERINFO = re.compile(rb"(?i)(?P<before>https?://)(?P<value>[^/?#\r\n]*)(?=@)")
 
 
 class Masked(NamedTuple):
@@ -28,7 +40,7 @@ class Masked(NamedTuple):
     head: bytes
     key_hash: str
     secrets: tuple[bytes, ...]
-    """The credentials that were in it; they stay in this process."""
+    """The credentials that were in it, without their scheme; they stay in this process."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -42,34 +54,89 @@ class Secrets:
 
     def __init__(self, fields: Iterable[str] = (), query: Iterable[str] = (), *, keep: bool = False) -> None:
         """`keep` leaves heads as they are, and only tells the key hash."""
-        names = b"|".join(re.escape(name) for name in (*_SECRET_FIELDS, *(name.lower().encode() for name in fields)))
-        # A folded or otherwise broken head is masked too: the value goes on over lines that begin with a blank.
-        self._field = re.compile(rb"(?im)^[ \t]*(" + names + rb")([ \t]*:[ \t]*)([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)")
-        names = b"|".join(re.escape(name) for name in (*_SECRET_QUERY, *(name.lower().encode() for name in query)))
-        self._query = re.compile(rb"(?i)([?&;](?:" + names + rb")=)([^&;\s#]+)")
+        names = b"|".join(map(re.escape, (*_SECRET_FIELDS, *(name.lower().encode() for name in fields))))
+        self._field = re.compile(
+            rb"(?im)^(?P<before>(?P<name>" + names + rb"):[ \t]*(?P<scheme>" + _SCHEME + rb"))(?P<value>[^\r\n]+)"
+        )
+        self._broken_field = re.compile(
+            rb"(?is)(?<!" + _TOKEN_CHARS + rb")(?P<before>(?P<name>" + names + rb")(?!" + _TOKEN_CHARS + rb")"
+            rb"[\s\0]*:?[\s\0]*(?P<scheme>" + _SCHEME + rb"))"
+            rb"(?P<value>(?:(?!\r?\n(?:\r?\n|" + _TOKEN_CHARS + rb"+[ \t]*:)).)+)"
+        )
+        names = b"|".join(map(_in_any_encoding, (*_SECRET_QUERY, *(name.lower().encode() for name in query))))
+        self._query = re.compile(rb"(?i)(?P<before>[?&;](?P<name>" + names + rb")=)(?P<value>[^&;\s#]+)")
+        self._broken_query = re.compile(
+            rb"(?is)(?P<before>[?&;](?P<name>" + names + rb")=)(?P<value>.+?)(?=[ \t]+HTTP/|\r?\n" + _TOKEN_CHARS + rb"+:|\Z)"
+        )
         self._keep = keep
 
-    def mask(self, head: bytes) -> Masked:
-        """The head with its credentials masked; also a malformed one, as far as lines can be told."""
-        found: dict[bytes, bytes] = {}
-        masked = self._field.sub(lambda match: self._mask_field(match, found), head)
-        if b"?" in masked:
-            masked = self._query.sub(lambda match: self._mask_query(match, found), masked)
+    def mask(self, head: bytes, *, broken: bool = False) -> Masked:
+        """The head with its credentials masked. `broken`: it was refused, so that nothing can be said of its form."""
+        found = _Found()
+        masked = (self._broken_field if broken else self._field).sub(found.field, head)
+        if b"?" in masked or broken:
+            masked = (self._broken_query if broken else self._query).sub(found.query, masked)
+        if b"@" in masked:
+            masked = _USERINFO.sub(found.userinfo, masked)
         if b"openai-insecure-api-key." in masked:
-            masked = _SUBPROTOCOL_KEY.sub(lambda match: self._mask_query(match, found), masked)
-        key = next((found[name] for name in (*_KEY_FIELDS, b"") if name in found), None)
-        key_hash = fingerprint(key).decode() if key else NO_KEY
-        return Masked(head if self._keep else masked, key_hash, tuple(found.values()))
+            masked = _SUBPROTOCOL_KEY.sub(found.subprotocol, masked)
+        return Masked(head if self._keep else masked, found.key_hash(), tuple(found.secrets))
 
-    def _mask_field(self, match: re.Match[bytes], found: dict[bytes, bytes]) -> bytes:
-        name, colon, value = match.groups()
-        value = value.rstrip()
+
+class _Found:
+    """The credentials of one head, as they are found."""
+
+    __slots__ = ("keys", "secrets")
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, bytes] = {}
+        self.secrets: list[bytes] = []
+
+    def field(self, match: re.Match[bytes]) -> bytes:
+        """What to put for a field."""
+        name, value = match["name"].lower(), match["value"].rstrip()
         if not value:
             return match[0]
-        found.setdefault(name.lower(), value)
-        scheme = value.partition(b" ")[0] + b" " if name.lower() == b"authorization" and b" " in value else b""
-        return name + colon + scheme + b"masked:" + fingerprint(value)
+        scheme = match["scheme"]
+        self.keys.setdefault(name, scheme + value)
+        self.secrets += _cookie_values(value) if name == b"cookie" else (value,)
+        before = match["before"] if name == b"authorization" else match["before"].removesuffix(scheme)
+        return before + b"masked:" + fingerprint(scheme + value) + match["value"][len(value) :]
 
-    def _mask_query(self, match: re.Match[bytes], found: dict[bytes, bytes]) -> bytes:
-        found.setdefault(b"", match[2])
-        return match[1] + b"masked:" + fingerprint(match[2])
+    def query(self, match: re.Match[bytes]) -> bytes:
+        """What to put for a query parameter."""
+        if _decoded(match["name"]).lower() in _KEY_QUERY:
+            self.keys.setdefault(b"query", match["value"])
+        self.secrets.append(match["value"])
+        return match["before"] + b"masked:" + fingerprint(match["value"])
+
+    def subprotocol(self, match: re.Match[bytes]) -> bytes:
+        """What to put for a key in a WebSocket subprotocol."""
+        self.keys.setdefault(b"subprotocol", match["value"])
+        self.secrets.append(match["value"])
+        return match["before"] + b"masked:" + fingerprint(match["value"])
+
+    def userinfo(self, match: re.Match[bytes]) -> bytes:
+        """What to put for `user:password` in a URL."""
+        self.secrets.append(match["value"].partition(b":")[2] or match["value"])
+        return match["before"] + b"masked:" + fingerprint(match["value"])
+
+    def key_hash(self) -> str:
+        """The hash of the first key, by rank."""
+        key = next((self.keys[name] for name in (*_KEY_FIELDS, b"query", b"subprotocol") if name in self.keys), None)
+        return fingerprint(key).decode() if key else NO_KEY
+
+
+def _cookie_values(cookie: bytes) -> Iterable[bytes]:
+    return (pair.partition(b"=")[2].strip() or pair.strip() for pair in cookie.split(b";"))
+
+
+def _in_any_encoding(name: bytes) -> bytes:
+    """A pattern for a name whose characters may each be percent-encoded."""
+    return b"".join(
+        b"(?:%b|%%%02x|%%%02x)" % (re.escape(bytes((c,))), c, bytes((c,)).upper()[0]) for c in name
+    )  # fmt: skip
+
+
+def _decoded(name: bytes) -> bytes:
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes((int(found[1], 16),)), name)
