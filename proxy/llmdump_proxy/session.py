@@ -26,12 +26,15 @@ import orjson
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, entries
 from llmdump_proxy import rewrite, routes
 from llmdump_proxy.engine import Engine
-from llmdump_proxy.framing import BadFramingError, Body, LengthBody, Piece, UntilCloseBody, body_of
+from llmdump_proxy.framing import BadFramingError, Body, Framing, LengthBody, Piece, UntilCloseBody, body_of
 from llmdump_proxy.head import (
     BadHeadError,
     RequestHead,
     ResponseHead,
+    check_request_begins,
+    check_response_begins,
     end_of_head,
+    path_of_broken,
     origin_form,
     parse_request,
     parse_response,
@@ -332,6 +335,8 @@ class Session:
         try:
             end = end_of_head(data, self._engine.settings.max_head_bytes)
             if not end:
+                if data:
+                    check_request_begins(data)
                 self._buffer = data
                 return
             request = parse_request(data[:end])
@@ -409,7 +414,8 @@ class Session:
         exchange.took(since_ns)
         exchange.request_bytes += len(piece.payload)
         if exchange.capture:
-            exchange.capture.chunk(time.time(), CLIENT_TO_PROXY, piece.payload, piece.framing, last=piece.done)
+            framing = self._masked_framing(piece)
+            exchange.capture.chunk(time.time(), CLIENT_TO_PROXY, piece.payload, framing, last=piece.done)
         if piece.done:
             self._request_over(exchange, data[piece.used :])
 
@@ -453,6 +459,7 @@ class Session:
         try:
             end = end_of_head(data, self._engine.settings.max_head_bytes)
             if not end:
+                check_response_begins(data)
                 self._buffer = data
                 return
             response = parse_response(data[:end], exchange.request.method)
@@ -483,7 +490,9 @@ class Session:
         exchange.response = response
         exchange.response_body = body_of(response.body)
         until_close = isinstance(exchange.response_body, UntilCloseBody)
-        if until_close or not exchange.request.keep_alive or not exchange.body.done:
+        # Whoever reads HTTP/1.0 takes the end of the connection for the end of the message, whatever the framing says.
+        old = response.raw.startswith(b"HTTP/1.0")
+        if until_close or old or not exchange.request.keep_alive or not exchange.body.done:
             self._closing = True
         head = rewrite.response(response.raw, response.connection, close=self._closing)
         try:
@@ -522,7 +531,15 @@ class Session:
     def _count_response(self, exchange: Exchange, piece: Piece) -> None:
         exchange.response_bytes += len(piece.payload)
         if exchange.capture:
-            exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, piece.payload, piece.framing, last=piece.done)
+            framing = self._masked_framing(piece)
+            exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, piece.payload, framing, last=piece.done)
+
+    def _masked_framing(self, piece: Piece) -> Framing | None:
+        """The framing with the credentials in trailers masked."""
+        trailers = piece.framing[-1] if piece.framing and piece.done else b""
+        if isinstance(trailers, bytes) and b":" in trailers and piece.framing:
+            return [*piece.framing[:-1], self._engine.secrets.mask(trailers).head]
+        return piece.framing
 
     def _response_ends(self, exchange: Exchange, rest: bytes) -> None:
         exchange.response_over = True
@@ -631,11 +648,13 @@ class Session:
         engine = self._engine
         end = received.find(b"\r\n\r\n") + 4
         received = received[: end if end > 3 else engine.settings.max_head_bytes]
-        self._exchange = Exchange(engine.recorder.begin(self._name, "unknown"))
+        levels = engine.rules.levels(path_of_broken(received))
+        recorded = levels != ("none", "none")
+        self._exchange = Exchange(engine.recorder.begin(self._name, "unknown", levels) if recorded else None)
         self._exchange.body = UntilCloseBody()  # whatever follows is not a body we could tell the end of
-        engine.stats.began(recorded=True)
+        engine.stats.began(recorded=recorded)
         if self._exchange.capture:
-            masked = engine.secrets.mask(received)
+            masked = engine.secrets.mask(received, broken=True)
             self._exchange.capture.request(time.time(), masked.head, self._peer, masked.key_hash, (), err.code)
         reason = "timeout" if err.status == 408 else "bad_request"
         self._answer(err.status, err.code, str(err), reason)
