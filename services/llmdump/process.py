@@ -60,7 +60,7 @@ class Process:
     def started(self, **fields: str) -> None:
         """Say to the others and in the log that this process works; `fields` go onto its card."""
         self.presence.update(state="running", **fields)
-        log.info("started", process=self.name, pid=os.getpid(), **fields)
+        log.info("started", process=self.name, pid=os.getpid(), **{"admin": self.presence.card.admin, **fields})
 
     async def others_have_left(self, role: str, within_s: float) -> bool:
         """Wait until no process of `role` is stopping any more. `within_s` counts from this process's own SIGTERM.
