@@ -287,3 +287,16 @@ def exchange(url: str, request: bytes) -> tuple[bytes, bytes]:
             received += block
     head, _, body = received.partition(b"\r\n\r\n")
     return head + b"\r\n", body
+
+
+def test_tagged_request_is_answered_with_the_same_bytes_each_time(url: str) -> None:
+    def ask(*headers: str) -> str:
+        body = json.dumps({"model": "sim-large", "messages": MESSAGES, "stream": True})
+        command = ["curl", "-sS", *(part for header in headers for part in ("-H", header)), "-d", body]
+        command += [f"{url}/v1/chat/completions?x-sim-gap-ms=0"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    needs_tool("curl")
+    assert ask("x-sim-tag: 7") == ask("x-sim-tag: 7") != ask("x-sim-tag: 8")
+    assert ask() != ask()
+    assert "x-sim-tag is" in ask("x-sim-tag: secret")

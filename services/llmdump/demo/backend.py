@@ -5,6 +5,8 @@ number of text pieces can be set by each request, as a header or a query paramet
 
     x-sim-gap-ms    pause before each part of a stream but the first, milliseconds (default 20)
     x-sim-pieces    pieces of text to stream (default one a word)
+    x-sim-tag       up to 24 hex digits from which all ids and times in the answer follow, so that a request asked twice is
+                    answered with the same bytes (default random ids, and the time)
 
 `serving` is for tests and the demo; `python -m llmdump.demo.backend --listen 127.0.0.1:7869` runs it alone.
 """
@@ -12,6 +14,7 @@ number of text pieces can be set by each request, as a header or a query paramet
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,6 +31,9 @@ LISTEN: Final = "127.0.0.1:7869"
 """Where the default route `/demo/*` leads."""
 GAP_MS: Final = 20.0
 GAP_MS_MAX: Final = 60_000.0
+TAGGED_AT: Final = 1_767_225_600
+"""The time that a tagged answer bears: 2026-01-01."""
+_TAG: Final = re.compile("[0-9a-f]{1,24}")
 BODY_BYTES_MAX: Final = 256 * 1024 * 1024
 # google-genai says v1 or v1beta, by its release and its user's wish.
 _GEMINI: Final = "/{version:v1|v1beta|v1alpha}/models/{model}"
@@ -102,14 +108,20 @@ async def _ask(request: web.Request) -> Ask:
             raise RefusedError(f"the body is not JSON: {err}") from err
     if not isinstance(body, dict):
         raise RefusedError("the body is not a JSON object")
-    wanted = _given(request, "x-sim-pieces")
+    wanted, tag = _given(request, "x-sim-pieces"), _given(request, "x-sim-tag")
     return Ask(
         body=body,
-        tag=secrets.token_hex(12),
-        now=int(time.time()),
+        tag=secrets.token_hex(12) if tag is None else _tag(tag),
+        now=int(time.time()) if tag is None else TAGGED_AT,
         model=request.match_info.get("model", ""),
         pieces=int(wanted) if wanted is not None and wanted.isdecimal() else None,
     )
+
+
+def _tag(text: str) -> str:
+    if not _TAG.fullmatch(text):
+        raise RefusedError("x-sim-tag is 1 to 24 hex digits, lower case")
+    return text.zfill(24)
 
 
 def _given(request: web.Request, name: str) -> str | None:
