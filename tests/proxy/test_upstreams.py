@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -207,6 +208,40 @@ def test_a_tls_backend_that_closes_as_it_accepts_is_a_502_at_once(tmp_path: Path
     slam()
 
 
+def test_a_tls_backend_is_paused_while_the_client_does_not_read(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    body = random.Random(5).randbytes(1_000_000) * 40
+
+    @scenario
+    async def pause() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            for at in range(0, len(body), 1_000_000):
+                writer.write(body[at : at + 1_000_000])
+                await writer.drain()
+
+        async with (
+            backend(serve, ssl=authority.server("127.0.0.1")) as where,
+            running(where, scheme="https", upstream_ca_file=str(authority.file)) as rig,
+        ):
+            reader, writer = await rig.connect()
+            writer.write(GET)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.pause_reading()
+            rested, passed = 0, -1
+            while rested < 20:
+                await asyncio.sleep(0.01)
+                rested = rested + 1 if rig.engine.stats.upstream_bytes == passed else 0
+                passed = rig.engine.stats.upstream_bytes
+            assert passed < len(body) / 2
+            writer.transport.resume_reading()
+            async with asyncio.timeout(WITHIN_S):
+                assert await reader.read(-1) == body
+
+    pause()
+
+
 def test_the_backend_sees_at_once_that_a_client_of_a_tls_backend_has_left(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
 
@@ -355,9 +390,21 @@ def test_a_client_that_leaves_while_the_backend_is_dialled_leaves_nothing() -> N
     on_names_loop(leave)
 
 
+def test_a_client_is_held_back_while_the_backend_is_dialled() -> None:
+    async def hold(alive: int, refusing: int, silent: int) -> None:
+        async with running(f"127.0.0.1:{silent}", upstream_connect_timeout_s=0.5) as rig:
+            _, writer = await rig.connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" + bytes(40_000_000))
+            [end] = await rig.ends()
+            assert end.meta["x_err"] == "upstream_connect_timeout"
+            assert 0 < end.meta["x_req"] < 1_000_000
+            writer.transport.abort()
+
+    on_names_loop(hold)
+
+
 @scenario
-async def test_a_large_request_waits_for_a_backend_that_is_still_dialled() -> None:
-    """The client is held back, not the request kept in memory."""
+async def test_a_request_larger_than_what_waits_for_a_dial_arrives_whole() -> None:
     size = 20_000_000
     got: list[int] = []
 
