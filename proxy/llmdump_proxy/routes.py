@@ -2,8 +2,12 @@
 
 A route is `PREFIX=URL`: paths that are the prefix or lie below it go to the URL, its own path put before theirs;
 `PREFIX/*=URL` takes the prefix off first. The longest prefix wins. With `upstream` set there is just one route.
+
+Google's SDK may call its stable API under `/v1` too, where OpenAI's and Anthropic's live. Its methods cannot be taken for
+anything of theirs (`/v1/models/NAME:generateContent`), so such a path goes where its `/v1beta` form goes.
 """
 
+import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,6 +21,7 @@ _PROVIDERS = (
     ("/v1", "openai"),
     ("/api", "ollama"),
 )
+_GOOGLE_METHOD = re.compile(r"(.*)/v1(/(?:[^/:]+/)*[^/]+:(?:\w+Content|batchEmbedContents|countTokens|predict\w*))")
 
 
 class Origin(NamedTuple):
@@ -64,7 +69,13 @@ class RouteError(ValueError):
 
 def provider(path: str) -> str:
     """Whose API a path looks like, wherever it is mounted; `unknown` if nobody's. A hint, not a reading."""
+    path = _unambiguous(path)
     return next((name for part, name in _PROVIDERS if f"{part}/" in f"{path}/"), "unknown")
+
+
+def _unambiguous(path: str) -> str:
+    found = _GOOGLE_METHOD.fullmatch(path) if ":" in path else None
+    return f"{found[1]}/v1beta{found[2]}" if found else path
 
 
 def parse(line: str) -> Route:
@@ -94,4 +105,5 @@ class Routes:
 
     def find(self, path: str) -> Route | None:
         """The route of a path, or None if no prefix fits."""
+        path = _unambiguous(path)
         return next((route for route in self._routes if route.serves(path)), None)
