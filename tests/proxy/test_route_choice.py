@@ -17,7 +17,7 @@ CHOICES = [
     ("/v1/models/gemini-x:streamGenerateContent", "generativelanguage.googleapis.com", "gemini"),
     ("/gemini/v1/models/gemini-x:countTokens", "generativelanguage.googleapis.com", "gemini"),
     (
-        "/v1/projects/p-1/locations/us-1/publishers/google/models/g:generateContent",
+        "/v1/projects/p-1/publishers/google/models/g:generateContent",
         "generativelanguage.googleapis.com",
         "gemini",
     ),
