@@ -8,7 +8,7 @@ backend connection, task or descriptor is there any more.
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,10 @@ class Rig:
         for writer in self._clients:
             writer.close()
 
+    def abort_clients(self) -> None:
+        for writer in self._clients:
+            writer.transport.abort()
+
     async def nothing_is_left(self) -> None:
         """Wait until sessions and backend connections are gone, and check the records for whole exchanges."""
         await until(lambda: not self.sessions and not self.pool.idle and not self.pool.busy)
@@ -197,18 +201,25 @@ async def running(
     rig = Rig(engine, pool, shelf, server.sockets[0].getsockname()[1], sessions, host)
     try:
         yield rig
+        shut_down(server, rig)
     except BaseException:
-        rig.close_clients()
-        ticking.cancel()
+        rig.abort_clients()
+        shut_down(server, rig)
+        with suppress(TimeoutError):  # uvloop may hang in closing a loop on which there are still connections
+            await until(lambda: not sessions, 1)
         raise
+    else:
+        rig.close_clients()
+        await rig.nothing_is_left()
     finally:
-        server.close()
-        for session in list(sessions):
-            session.shut_down()
-        pool.close()
-    rig.close_clients()
-    await rig.nothing_is_left()
-    ticking.cancel()
+        ticking.cancel()
+
+
+def shut_down(server: asyncio.Server, rig: Rig) -> None:
+    server.close()
+    for session in list(rig.sessions):
+        session.shut_down()
+    rig.pool.close()
 
 
 async def _tick(engine: Engine, pool: Pool, sessions: set[Session]) -> None:
