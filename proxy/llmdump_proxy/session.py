@@ -34,10 +34,10 @@ from llmdump_proxy.head import (
     check_request_begins,
     check_response_begins,
     end_of_head,
-    path_of_broken,
     origin_form,
     parse_request,
     parse_response,
+    path_of_broken,
 )
 from llmdump_proxy.ports import Transport, Upstream
 from llmdump_proxy.recorder import Capture
