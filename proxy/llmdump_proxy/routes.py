@@ -7,8 +7,9 @@ Google's SDK may call its stable API under `/v1` too, where OpenAI's and Anthrop
 anything of theirs (`/v1/models/NAME:generateContent`), so such a path goes where its `/v1beta` form goes.
 """
 
+import ipaddress
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from llmdump.settings import Settings
@@ -21,6 +22,10 @@ _PROVIDERS = (
     ("/v1", "openai"),
     ("/api", "ollama"),
 )
+_FORM: Final = "/prefix[/*]=http(s)://host[:port][/path]"
+_PORTS: Final = {"http": 80, "https": 443}
+_NAME = re.compile(r"[A-Za-z0-9_~-]+(\.[A-Za-z0-9_~-]+)*\.?")
+_PATH = re.compile(r"[!-~]*")
 _GOOGLE_METHOD = re.compile(r"(.*)/v1(/(?:[^/:]+/)*[^/]+:(?:\w+Content|batchEmbedContents|countTokens|predict\w*))")
 
 
@@ -79,20 +84,35 @@ def _unambiguous(path: str) -> str:
 
 
 def parse(line: str) -> Route:
-    """The route in `PREFIX=URL`. Raises RouteError."""
-    prefix, found, url = line.partition("=")
-    parts = urlsplit(url.strip())
-    prefix = prefix.strip()
+    """The route in `PREFIX=URL`. Raises RouteError, whose text holds no credential."""
+    prefix, _, url = line.partition("=")
+    prefix, url = prefix.strip(), url.strip()
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise RouteError(f"setting routes: the URL for {prefix or 'everything'!r} has a user in it: clients send credentials")
     strip = prefix.endswith("/*")
-    prefix = prefix.removesuffix("*").rstrip("/")
-    if not found or parts.scheme not in {"http", "https"} or not parts.hostname or (prefix and prefix[0] != "/"):
-        raise RouteError(f"setting routes: {line!r} is not /prefix=http(s)://host[:port][/prefix]")
+    prefix = prefix.removesuffix("/*") if strip else prefix.rstrip("/")
+    if "*" in prefix or (prefix and prefix[0] != "/"):
+        raise RouteError(f"setting routes: {line!r} is not {_FORM}")
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as err:
-        raise RouteError(f"setting routes: {line!r}: {err}") from err
-    authority = parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii")
-    return Route(prefix, strip, Origin(parts.scheme, parts.hostname, port), authority, parts.path.rstrip("/"))
+        parts = urlsplit(url)
+        host, port = _host(parts.hostname or ""), parts.port
+    except ValueError as err:  # UnicodeError is one
+        raise RouteError(f"setting routes: {line!r} is not {_FORM}: {err}") from err
+    if parts.scheme not in _PORTS or port == 0 or not _PATH.fullmatch(parts.path) or parts.query or parts.fragment:
+        raise RouteError(f"setting routes: {line!r} is not {_FORM}")
+    origin = Origin(parts.scheme, host, port or _PORTS[parts.scheme])
+    authority = origin.text.partition("://")[2] if port else origin.text.partition("://")[2].rpartition(":")[0]
+    return Route(prefix, strip, origin, authority.encode("ascii"), parts.path.rstrip("/"))
+
+
+def _host(name: str) -> str:
+    """The host as it is looked up and sent: ASCII, a name with labels of 1 to 63 characters, or an IP address."""
+    if ":" in name:
+        return str(ipaddress.IPv6Address(name))
+    host = name.encode("idna").decode("ascii")
+    if not _NAME.fullmatch(host):
+        raise ValueError(f"{name!r} is not a host name")
+    return host
 
 
 class Routes:
