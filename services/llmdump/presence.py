@@ -93,7 +93,10 @@ def living(run: Path, role: str | None = None) -> list[Card]:
 
 
 def _lock(path: Path) -> int | None:
-    """An open, exclusively locked descriptor of the file at `path`, or None if another process holds it."""
+    """An open, exclusively locked descriptor of a new file at `path`, or None if another process holds one there.
+
+    A leftover is removed, not taken over: its card would speak for a dead process until the new one is written.
+    """
     for _ in range(_CLAIM_TRIES):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -103,7 +106,9 @@ def _lock(path: Path) -> int | None:
             time.sleep(_CLAIM_PAUSE_S)
             continue
         if _is_at(fd, path):
-            return fd
+            if not os.fstat(fd).st_size:
+                return fd
+            path.unlink()
         os.close(fd)
     return None
 

@@ -170,9 +170,15 @@ class Record:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The kind's own entries with `sid` and `be`; decoded at first use, for most chunks are never asked."""
+        """The kind's own entries with `sid` and `be`; decoded at first use, for most chunks are never asked.
+
+        Raises DamageError for what has a good checksum and was never ours.
+        """
         if self._meta is None:
-            found: dict[str, Any] = cbor2.loads(self._raw_meta)
+            try:
+                found = cbor2.loads(self._raw_meta)
+            except (cbor2.CBORDecodeError, ValueError) as err:
+                raise DamageError("the checksum holds, but meta is not CBOR") from err
             self._meta = {k: v for k, v in found.items() if k not in _OWN_ATTRIBUTES}
         return self._meta
 
@@ -241,6 +247,13 @@ def decode(record: bytes | memoryview) -> Record:
     """The record in exactly these bytes, its checksum checked. Raises DamageError."""
     if len(record) < _EMPTY_RECORD_BYTES or not is_whole(record):
         raise DamageError("checksum does not match")
+    try:
+        return _read(record)
+    except (struct.error, IndexError, UnicodeDecodeError) as err:
+        raise DamageError("the checksum holds, but this is not our layout") from err
+
+
+def _read(record: bytes | memoryview) -> Record:
     (ts,) = struct.unpack_from(">d", record, 5)
     meta_at = DATA_AT + _U32.unpack_from(record, 37)[0]
     kind_at = meta_at + _FIXED_META_BYTES

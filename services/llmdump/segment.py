@@ -123,9 +123,9 @@ def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Loc
     Ends at the last whole record: what follows is not there yet. With `closed`, nothing more will come, and what
     follows is damage. Does no I/O.
     """
-    at, view = 0, memoryview(content)
+    at, view, damaged = 0, memoryview(content), False
     while at < len(content):
-        found = _record_at(view, at)
+        found = _record_at(view, at, meta=damaged)
         if found:
             size, whole = found
             yield Located(base + at, size, whole)
@@ -136,14 +136,20 @@ def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Loc
             return
         end = next_at if next_at >= 0 else len(content)
         yield Damage(base + at, end - at)
-        at = end
+        at, damaged = end, True
 
 
-def _record_at(view: memoryview, at: int) -> tuple[int, Record] | None:
-    """The whole and undamaged record at `at` with its size, else None."""
+def _record_at(view: memoryview, at: int, *, meta: bool) -> tuple[int, Record] | None:
+    """The whole and undamaged record at `at` with its size, else None.
+
+    `meta` looks into that as well: behind damage, what looks like a record may be part of a captured body.
+    """
     try:
         size = record.measure(view, at)
-        return (size, record.decode(view[at : at + size])) if size and at + size <= len(view) else None
+        if not size or at + size > len(view):
+            return None
+        found = record.decode(view[at : at + size])
+        return (size, found) if not meta or isinstance(found.meta, dict) else None
     except DamageError:
         return None
 
@@ -152,7 +158,7 @@ def _next_record(content: bytes, at: int) -> int:
     """Where the next whole record begins, at or after `at`; -1 if there is none."""
     view = memoryview(content)
     at = content.find(record.MAGIC, at)
-    while at >= 0 and not _record_at(view, at):
+    while at >= 0 and not _record_at(view, at, meta=True):
         at = content.find(record.MAGIC, at + 1)
     return at
 
