@@ -33,7 +33,7 @@ WORDS = (
     "the a of to and in is it for on with as at by model token tokens proxy stream request response cache latency server "
     "record segment index writer reader header body byte time first last next fast slow big small red green blue one two "
     "three four five"
-).split()  # noqa: SIM905 - prose is easier to change than a list
+)
 
 TEMPLATE = (
     "{%- for m in messages -%}"
@@ -78,7 +78,7 @@ def vocabulary(script=()):
     text.append(add(space, -50.0, NORMAL))
     text += [add(chr(c), -100.0, NORMAL) for c in range(0x21, 0x7F)]
     score = -1.0
-    for w in WORDS:
+    for w in WORDS.split():
         for n in range(1, len(w) + 1):
             piece = space + w[:n]
             if piece not in seen:
