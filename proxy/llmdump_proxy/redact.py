@@ -4,8 +4,9 @@ What is masked: the exchange's own credentials, listed literals, listed patterns
 hides (`*`), so that sizes and framing stay true, and the record says that it was altered.
 
 A secret may be cut by the end of a read, so a read waits until MATCH_BYTES_MAX bytes (or as many as the longest literal
-or credential has) have come after it, or the body ends: what is masked does not depend on how a body was cut into reads, as long as no match is longer than that (of a
-longer one the rest may stay), and a pattern looks no further back than that. Held records keep the time of their read.
+or credential has) have come after it, or the body ends. What is masked then does not depend on how a body was cut, as
+long as no match is longer than that (of a longer one the rest may stay) and no pattern looks back further than that.
+Held records keep the time of their read.
 What is compressed, or masked by WebSocket framing, cannot be looked into.
 """
 
