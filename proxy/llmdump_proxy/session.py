@@ -333,10 +333,10 @@ class Session:
             self._head_since = self._engine.clock.now
         data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 section 2.2
         try:
+            if data:
+                check_request_begins(data)
             end = end_of_head(data, self._engine.settings.max_head_bytes)
             if not end:
-                if data:
-                    check_request_begins(data)
                 self._buffer = data
                 return
             request = parse_request(data[:end])
