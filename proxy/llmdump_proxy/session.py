@@ -28,6 +28,7 @@ from llmdump_proxy import rewrite, routes
 from llmdump_proxy.engine import Engine
 from llmdump_proxy.framing import BadFramingError, Body, Framing, LengthBody, Piece, UntilCloseBody, body_of
 from llmdump_proxy.head import (
+    CRLF2,
     BadHeadError,
     RequestHead,
     ResponseHead,
@@ -333,7 +334,7 @@ class Session:
             self._head_since = self._engine.clock.now
         data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 section 2.2
         try:
-            if data:
+            if data and CRLF2 not in data:
                 check_request_begins(data)
             end = end_of_head(data, self._engine.settings.max_head_bytes)
             if not end:
