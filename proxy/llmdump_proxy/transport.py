@@ -230,7 +230,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._settings.upstream_connect_timeout_s):
                 upstream = await self._connect(origin)
-        except (OSError, ValueError, RuntimeError) as err:  # TLS, time-out, resolver: all OSErrors; a bad name: a ValueError
+        except (OSError, RuntimeError) as err:  # TLS, time-out and resolver raise OSErrors, aiohappyeyeballs both
             served.upstream_failed(*failure(err, origin, self._settings.upstream_connect_timeout_s))
             return
         upstream.dial_ms = (time.perf_counter() - since) * 1000
@@ -268,8 +268,8 @@ def failure(err: Exception, origin: Origin, timeout_s: float) -> tuple[int, str,
     where = origin.text
     if isinstance(err, TimeoutError):
         return 504, "upstream_connect_timeout", f"{where} could not be reached in {timeout_s:g} s (upstream_connect_timeout_s)"
-    if isinstance(err, socket.gaierror | UnicodeError):
-        return 502, "upstream_name_failure", f"the name in {where} cannot be resolved: {err}"
+    if isinstance(err, socket.gaierror):
+        return 502, "upstream_name_failure", f"the name in {where} cannot be resolved: {err.strerror}"
     if isinstance(err, ssl.SSLError):
         hint = "; a CA of your own goes into upstream_ca_file" if isinstance(err, ssl.SSLCertVerificationError) else ""
         return 502, "upstream_tls", f"no TLS with {where}: {err}{hint}"

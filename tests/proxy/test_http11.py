@@ -392,15 +392,17 @@ EARLY_SEEN = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 9\
 def test_after_an_early_response_the_request_still_reaches_a_backend_that_goes_on_reading(early: bytes) -> None:
     @scenario
     async def slowly() -> None:
-        size, arrived = 30_000_000, asyncio.Event()
+        size, arrived = 4_000_000, asyncio.Event()
 
         async def reading_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
+            # Much slower than what comes, so that something is still to be written at the end.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
             writer.write(early)
             left = size
-            while left:  # slower than what comes, so that something is still to be written at the end
+            while left:
                 await asyncio.sleep(0.001)
-                left -= len(await reader.readexactly(min(2**18, left)))
+                left -= len(await reader.readexactly(min(2**16, left)))
             arrived.set()
 
         async with backend(reading_on) as where, running(where) as rig:
