@@ -204,8 +204,14 @@ class Pipeline(Reader):
         """Start these processes; with all four there, wait until they are ready."""
         for role in roles:
             self.processes[role] = self._spawn(role)
-        if set(self.processes) == set(health.ROLES):
+        if set(self.processes) >= set(health.ROLES):
             self.wait_until_ready()
+
+    def also(self, role: str) -> str:
+        """Start a second process of a role; its name among `processes`."""
+        name = f"{role}+{len(self._logs)}"
+        self.processes[name] = self._spawn(role)
+        return name
 
     def _spawn(self, role: str) -> "subprocess.Popen[bytes]":
         path = self.place / f"{role}-{len(self._logs)}.log"

@@ -1,0 +1,144 @@
+"""`honcho start` with the project's Procfile: all four as one thing, which comes up, records, and leaves in time."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmdump import health, record, segment
+from llmdump.record import NO_EXCHANGE
+from llmdump.segment import Located
+from tests.e2e.load import Load, check_stored_once
+from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, READY_WITHIN_S, Reader, environment, eventually
+
+pytestmark = pytest.mark.xdist_group("e2e-honcho")
+PROCFILE = Path(__file__).parents[2] / "Procfile"
+STARTED = {"proxy": 1, "writer": 1, "indexer": 1, "api": 1}
+
+
+class Honcho(Reader):
+    """A pipeline that honcho runs."""
+
+    def __init__(self, place: Path, environ: dict[str, str], *arguments: str) -> None:
+        super().__init__(place, environ)
+        self.log_path = place / "honcho.log"
+        with self.log_path.open("ab") as log:
+            command = [str(BIN / "honcho"), "start", *arguments]
+            self.process = subprocess.Popen(command, cwd=place, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def up(self, counts: dict[str, int]) -> "Honcho":
+        """Wait until so many processes of each role run and all work."""
+
+        def look() -> bool:
+            assert self.process.poll() is None, self.log()
+            roles = [card.role for card in self.living() if card.state == "running"]
+            return {role: roles.count(role) for role in health.ROLES} == counts and self.ready()
+
+        eventually(look, READY_WITHIN_S, f"honcho's processes are ready\n{self.log()}")
+        return self
+
+    def end(self, number: signal.Signals) -> None:
+        """Signal honcho; all leave in time, with code 0 each as honcho tells it."""
+        cards = self.living()
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        eventually(lambda: not any(alive(card.pid) for card in cards), LEFT_WITHIN_S, f"all have left\n{self.log()}")
+        self.process.wait(LEFT_WITHIN_S + 6)
+        log = self.log()
+        assert time.monotonic() - begin < LEFT_WITHIN_S + 1, log
+        codes = re.findall(r"(\w+\.\d) .*stopped \(rc=(-?\d+)\)", log)
+        assert sorted(code for _, code in codes) == ["0"] * len(cards), log
+        assert "Traceback" not in log
+        assert not self.orphans()
+
+    def log(self) -> str:
+        """What honcho has printed."""
+        return self.log_path.read_text(errors="replace")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+
+
+@contextlib.contextmanager
+def honcho(place: Path, environ: dict[str, str], counts: dict[str, int], *arguments: str) -> Iterator[Honcho]:
+    """honcho with its processes working; what a failing test leaves of them is ended."""
+    shutil.copy(PROCFILE, place / "Procfile")
+    running = Honcho(place, environ, *arguments)
+    try:
+        yield running.up(counts)
+    finally:
+        running.process.terminate()
+        running.process.wait(10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_honcho_starts_all_and_what_was_asked_just_before_the_end_is_indexed(
+    backend: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    environ = environment(tmp_path, upstream=backend)
+    with honcho(tmp_path, environ, STARTED) as running:
+        for at in range(3):
+            with urllib.request.urlopen(f"{running.proxy}/sim/bytes/{1000 + at}", timeout=5) as answer:
+                assert len(answer.read()) == 1000 + at
+        running.end(number)
+    with honcho(tmp_path, environ, STARTED) as again:
+        assert [row["resp_bytes"] for row in again.ended(3)] == [1000, 1001, 1002]
+        again.end(signal.SIGTERM)
+
+
+def test_two_proxies_serve_one_port_and_each_exchange_is_whole_with_one_of_two_writers(backend: str, tmp_path: Path) -> None:
+    counts = {**STARTED, "proxy": 2, "writer": 2}
+    concurrency = ",".join(f"{role}={count}" for role, count in counts.items())
+    with honcho(tmp_path, environment(tmp_path, upstream=backend), counts, "-c", concurrency) as running:
+        loads: list[Load] = []
+        with contextlib.ExitStack() as stack:
+            for _ in range(6):  # a connection stays with the proxy that took it, so several are needed
+                loads.append(stack.enter_context(Load(running.proxy, workers=2)))
+            for load in loads:
+                load.wait_for_more(6)
+        assert [error for load in loads for error in load.errors] == []
+        done = [one for load in loads for one in load.done]
+        check_stored_once(running, done)
+        assert len({row["instance"] for row in running.rows()}) == 2, "one proxy forwarded everything"
+        running.end(signal.SIGTERM)
+        check_whole_in_one_writer(running.data.segments, len(done))
+
+
+def check_whole_in_one_writer(directory: Path, count: int) -> None:
+    """From the files alone: each exchange has all its records, in order, in the segments of one writer; all numbers are there."""
+    writers: dict[str, set[str]] = {}
+    kinds: dict[str, list[str]] = {}
+    numbers: dict[str, list[int]] = {}
+    for name in segment.find(directory):
+        with segment.SegmentFile(directory, name.segment) as file:
+            content = file.read(0, file.size)
+        header = segment.skip_header(content)
+        for item in segment.scan(content[header:], header, closed=True):
+            assert isinstance(item, Located), item
+            found = item.record
+            if found.kind == "footer":
+                continue
+            numbers.setdefault(found.instance, []).append(found.number)
+            if found.exchange != NO_EXCHANGE:
+                writers.setdefault(found.exchange, set()).add(name.writer)
+                kinds.setdefault(found.exchange, []).append(f"{found.kind}{found.direction}")
+    assert len(writers) == count
+    assert all(len(names) == 1 for names in writers.values())
+    assert set().union(*writers.values()) == {"w0", "w1"}, "one writer took everything"
+    for seen in kinds.values():
+        assert (seen[0], seen[-1]) == (f"head{record.CLIENT_TO_PROXY}", f"end{record.PROXY_TO_CLIENT}")
+    for found_numbers in numbers.values():
+        assert sorted(found_numbers) == list(range(1, len(found_numbers) + 1))

@@ -1,0 +1,145 @@
+"""Each process stopped, killed and started again alone under load: no client notices, and nothing is lost or doubled."""
+
+import contextlib
+import http.client
+import itertools
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmdump import health
+from tests.e2e.load import Load, check_numbers, check_stored_once
+from tests.e2e.pipeline import Pipeline, eventually
+
+pytestmark = pytest.mark.xdist_group("e2e-restarts")
+BEHIND = ("writer", "indexer", "api")
+"""The processes that no client talks to."""
+
+
+@pytest.fixture
+def pipe(backend: str, tmp_path: Path) -> Iterator[Pipeline]:
+    with Pipeline(tmp_path / "pipeline", upstream=backend) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_no_client_notices_that_writer_indexer_and_api_are_restarted(pipe: Pipeline, kill: bool) -> None:
+    with Load(pipe.proxy) as load:
+        for role in BEHIND:
+            load.wait_for_more(10)
+            pipe.restart(role, kill=kill)
+        load.wait_for_more(10)
+    load.check_all_is_stored_once(pipe)
+    assert check_numbers(pipe)["llmdump_proxy_exchanges_total"] == len(load.done)
+
+
+def test_nothing_is_lost_while_there_is_no_writer_for_three_seconds(pipe: Pipeline) -> None:
+    with Load(pipe.proxy) as load:
+        load.wait_for_more(10)
+        pipe.stop("writer")
+        stopped_at = len(load.done)
+        load.go_on_for(3.0)
+        assert len(load.done) > stopped_at + 20
+        pipe.start("writer")
+        load.wait_for_more(10)
+    load.check_all_is_stored_once(pipe)
+    check_numbers(pipe)
+
+
+class Reading(threading.Thread):
+    """A client in a thread of its own that reads an answer as far as it comes."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.got = bytearray()
+        self.begun = threading.Event()
+        self.whole = False
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with urllib.request.urlopen(self._url, timeout=20) as answer:
+                while data := answer.read1(65536):
+                    self.got += data
+                    self.begun.set()
+                self.whole = True
+        except (OSError, http.client.IncompleteRead):
+            pass
+
+
+def test_proxy_that_is_stopped_finishes_what_is_under_way_and_all_of_it_is_stored(pipe: Pipeline) -> None:
+    """A stream of half a second is whole; one of many seconds is cut, and stored as far as it came, with the reason."""
+    with Load(pipe.proxy) as load:
+        load.wait_for_more(10)
+    short = Reading(f"{pipe.proxy}/sim/chunks?n=40&size=50&gap_ms=10")
+    long = Reading(f"{pipe.proxy}/sim/chunks?n=2000&size=100&gap_ms=10")
+    assert short.begun.wait(10)
+    assert long.begun.wait(10)
+    pipe.stop("proxy")
+    for reading in (short, long):
+        reading.join(10)
+    pipe.start("proxy")
+    assert load.errors == []
+    check_stored_once(pipe, load.done, others=2)
+    whole, cut = sorted((row for row in pipe.rows() if row["route_path"] == "/sim/chunks"), key=lambda row: row["duration_ms"])
+    assert (short.whole, whole["end_reason"], whole["resp_bytes"], len(short.got)) == (True, "complete", 2000, 2000)
+    assert (long.whole, cut["end_reason"], cut["disconnected"]) == (False, "shutdown", True)
+    assert pipe.response_body(cut) == bytes(long.got)
+
+
+def test_proxy_that_is_killed_loses_at_most_what_was_not_yet_durable(pipe: Pipeline) -> None:
+    with Load(pipe.proxy) as load:
+        load.wait_for_more(10)
+    pipe.ended(len(load.done))
+    pipe.restart("proxy", kill=True)
+    with Load(pipe.proxy) as after:
+        after.wait_for_more(10)
+    load.done += after.done
+    assert load.errors == after.errors == []
+    check_stored_once(pipe, load.done)
+
+
+ORDERS = [("api", "indexer", "writer", "proxy"), ("proxy", "api", "indexer", "writer"), ("indexer", "proxy", "writer", "api")]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_processes_start_in_any_order(backend: str, tmp_path: Path, order: tuple[str, ...]) -> None:
+    """Each is started when the one before it runs, and clients are served as soon as there is a proxy."""
+    pipe = Pipeline(tmp_path / "pipeline", upstream=backend)
+    assert sorted(order) == sorted(health.ROLES)
+    served = 0
+    try:
+        for role in order:
+            pipe.start(role)
+            eventually(lambda role=role: role in {c.role for c in pipe.living() if c.state == "running"}, 20, f"{role} runs")
+            if "proxy" in pipe.processes:
+                with urllib.request.urlopen(f"{pipe.proxy}/sim/bytes/{1000 + served}", timeout=5) as answer:
+                    assert len(answer.read()) == 1000 + served
+                served += 1
+        rows = pipe.ended(served)
+        assert [row["resp_bytes"] for row in rows] == [1000 + at for at in range(served)]
+    except BaseException:
+        pipe.discard()
+        raise
+    pipe.close()
+
+
+def test_second_proxy_takes_over_and_both_serve_one_port(backend: str, tmp_path: Path) -> None:
+    """Two proxies share the port; what either forwards is stored once."""
+    with Pipeline(tmp_path / "pipeline", upstream=backend) as pipe:
+        second = pipe.also("proxy")
+        eventually(
+            lambda: len([c for c in pipe.living() if c.role == "proxy" and c.state == "running"]) == 2, 20, "two proxies"
+        )
+        with contextlib.ExitStack() as stack:
+            loads = [stack.enter_context(Load(pipe.proxy, workers=2)) for _ in range(4)]
+            for load in loads:
+                load.wait_for_more(5)
+        done = list(itertools.chain(*(load.done for load in loads)))
+        assert [error for load in loads for error in load.errors] == []
+        check_stored_once(pipe, done)
+        assert second in pipe.processes
