@@ -8,8 +8,10 @@ load.check_all_is_stored_once(pipe)
 
 import asyncio
 import hashlib
+import http.client
 import json
 import threading
+import urllib.request
 import uuid
 from typing import Any, Final, NamedTuple
 
@@ -78,6 +80,28 @@ class Load:
         """No client saw an error, and what they saw is what is stored, each exchange once, byte for byte."""
         assert self.errors == []
         check_stored_once(pipe, self.done)
+
+
+class Reading(threading.Thread):
+    """A client in a thread of its own that reads an answer as far as it comes."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.got = bytearray()
+        self.begun = threading.Event()
+        self.whole = False
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with urllib.request.urlopen(self._url, timeout=20) as answer:
+                while data := answer.read1(65536):
+                    self.got += data
+                    self.begun.set()
+                self.whole = True
+        except (OSError, http.client.IncompleteRead):
+            pass
 
 
 def check_stored_once(pipe: Reader, done: list[Done], others: int = 0) -> None:

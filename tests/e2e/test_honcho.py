@@ -16,7 +16,7 @@ import pytest
 from llmdump import health, record, segment
 from llmdump.record import NO_EXCHANGE
 from llmdump.segment import Located
-from tests.e2e.load import Load, check_stored_once
+from tests.e2e.load import Load, Reading, check_stored_once
 from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, READY_WITHIN_S, Reader, environment, eventually
 
 pytestmark = pytest.mark.xdist_group("e2e-honcho")
@@ -30,7 +30,7 @@ class Honcho(Reader):
     def __init__(self, place: Path, environ: dict[str, str], *arguments: str) -> None:
         super().__init__(place, environ)
         self.log_path = place / "honcho.log"
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("wb") as log:
             command = [str(BIN / "honcho"), "start", *arguments]
             self.process = subprocess.Popen(command, cwd=place, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
@@ -93,9 +93,14 @@ def test_honcho_starts_all_and_what_was_asked_just_before_the_end_is_indexed(
         for at in range(3):
             with urllib.request.urlopen(f"{running.proxy}/sim/bytes/{1000 + at}", timeout=5) as answer:
                 assert len(answer.read()) == 1000 + at
+        endless = Reading(f"{running.proxy}/sim/chunks?n=10000&size=10&gap_ms=10")
+        assert endless.begun.wait(10)
         running.end(number)
+        endless.join(10)
     with honcho(tmp_path, environ, STARTED) as again:
-        assert [row["resp_bytes"] for row in again.ended(3)] == [1000, 1001, 1002]
+        rows = again.ended(4)
+        assert [row["resp_bytes"] for row in rows] == [1000, 1001, 1002, len(endless.got)]
+        assert [row["end_reason"] for row in rows] == ["complete", "complete", "complete", "shutdown"]
         again.end(signal.SIGTERM)
 
 
@@ -103,10 +108,8 @@ def test_two_proxies_serve_one_port_and_each_exchange_is_whole_with_one_of_two_w
     counts = {**STARTED, "proxy": 2, "writer": 2}
     concurrency = ",".join(f"{role}={count}" for role, count in counts.items())
     with honcho(tmp_path, environment(tmp_path, upstream=backend), counts, "-c", concurrency) as running:
-        loads: list[Load] = []
-        with contextlib.ExitStack() as stack:
-            for _ in range(6):  # a connection stays with the proxy that took it, so several are needed
-                loads.append(stack.enter_context(Load(running.proxy, workers=2)))
+        with contextlib.ExitStack() as stack:  # a connection stays with the proxy that took it, so several are needed
+            loads = [stack.enter_context(Load(running.proxy, workers=2)) for _ in range(6)]
             for load in loads:
                 load.wait_for_more(6)
         assert [error for load in loads for error in load.errors] == []
@@ -118,7 +121,7 @@ def test_two_proxies_serve_one_port_and_each_exchange_is_whole_with_one_of_two_w
 
 
 def check_whole_in_one_writer(directory: Path, count: int) -> None:
-    """From the files alone: each exchange has all its records, in order, in the segments of one writer; all numbers are there."""
+    """From the files alone: each exchange has all its records in order with one writer, and no number is missing."""
     writers: dict[str, set[str]] = {}
     kinds: dict[str, list[str]] = {}
     numbers: dict[str, list[int]] = {}

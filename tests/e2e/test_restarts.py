@@ -1,9 +1,7 @@
 """Each process stopped, killed and started again alone under load: no client notices, and nothing is lost or doubled."""
 
 import contextlib
-import http.client
 import itertools
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmdump import health
-from tests.e2e.load import Load, check_numbers, check_stored_once
+from tests.e2e.load import Load, Reading, check_numbers, check_stored_once
 from tests.e2e.pipeline import Pipeline, eventually
 
 pytestmark = pytest.mark.xdist_group("e2e-restarts")
@@ -47,28 +45,6 @@ def test_nothing_is_lost_while_there_is_no_writer_for_three_seconds(pipe: Pipeli
         load.wait_for_more(10)
     load.check_all_is_stored_once(pipe)
     check_numbers(pipe)
-
-
-class Reading(threading.Thread):
-    """A client in a thread of its own that reads an answer as far as it comes."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-        self.got = bytearray()
-        self.begun = threading.Event()
-        self.whole = False
-        self.start()
-
-    def run(self) -> None:
-        try:
-            with urllib.request.urlopen(self._url, timeout=20) as answer:
-                while data := answer.read1(65536):
-                    self.got += data
-                    self.begun.set()
-                self.whole = True
-        except (OSError, http.client.IncompleteRead):
-            pass
 
 
 def test_proxy_that_is_stopped_finishes_what_is_under_way_and_all_of_it_is_stored(pipe: Pipeline) -> None:
