@@ -31,7 +31,8 @@ _TOKEN_CHARS: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 
 # A browser cannot set header fields on a WebSocket, so OpenAI's Realtime API takes the key as a subprotocol.
 _SUBPROTOCOL_KEY = re.compile(rb"(?P<before>openai-insecure-api-key\.)(?P<value>[^\s,]+)")
-_USERINFO = re.compile(rb"(?i)(?P<before>https?://)(?P<value>[^/?#\r\n]*)(?=@)")
+# Python's http.client copies the userinfo of an absolute URL into Host, where it must not be.
+_USERINFO = re.compile(rb"(?im)(?P<before>https?://|^host:[ \t]*)(?P<value>[^/?#\r\n]*)(?=@)")
 
 
 class Masked(NamedTuple):
