@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -41,7 +42,7 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(**settings: object) -> AsyncIterator[tuple[Rig, Heard]]:
+async def listening(**settings: Any) -> AsyncIterator[tuple[Rig, Heard]]:
     heard = Heard()
     async with backend(heard) as address, running(address, max_head_bytes=MAX_HEAD_BYTES, **settings) as rig:
         heard.answers_at(address)
