@@ -147,8 +147,9 @@ def measure(backend: str, *, recording: bool, profile: str) -> None:
             "LLMDUMP_LOG_LEVEL": "error",
         }
         profiled = ["-m", "cProfile", "-o", profile] if profile else []
-        writer = subprocess.Popen([sys.executable, "-m", "llmdump_writer.main"], env=environment)
-        proxy = subprocess.Popen([sys.executable, *profiled, "-m", "llmdump_proxy.main"], env=environment)
+        script = Path(sys.executable).with_name("llmdump-proxy")
+        writer = subprocess.Popen([sys.executable, str(script.with_name("llmdump-writer"))], env=environment)
+        proxy = subprocess.Popen([sys.executable, *profiled, str(script)], env=environment)
         data = DataDir(Path(folder)).create()
         card_of(data, "writer")
         port = address.split(card_of(data, "proxy").listen)[1]

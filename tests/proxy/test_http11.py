@@ -459,6 +459,7 @@ async def test_an_early_response_is_not_lost_when_the_reset_after_it_comes_first
 
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(WITHIN_S)
         serving = loop.run_in_executor(None, serve)
         async with running(f"127.0.0.1:{listening.getsockname()[1]}") as rig:
             for _ in range(30):

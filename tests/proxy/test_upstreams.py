@@ -379,7 +379,7 @@ async def test_a_refused_connection_is_a_502_that_asks_whether_it_runs() -> None
 
 def test_a_client_that_leaves_while_the_backend_is_dialled_leaves_nothing() -> None:
     async def leave(alive: int, refusing: int, silent: int) -> None:
-        async with running(f"127.0.0.1:{silent}") as rig:
+        async with running(f"127.0.0.1:{silent}", upstream_connect_timeout_s=60) as rig:
             _, writer = await rig.connect()
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
             await rig.recorded("chunk")
