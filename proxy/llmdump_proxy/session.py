@@ -186,6 +186,7 @@ class Session:
     def upstream_ready(self, upstream: Upstream) -> None:
         """The backend was reached."""
         self._dial = None
+        self._touched = self._engine.clock.now
         exchange = self._exchange
         assert exchange is not None
         self._attach(upstream)
@@ -232,6 +233,7 @@ class Session:
 
     def client_drained(self) -> None:
         """The client has caught up."""
+        self._touched = self._engine.clock.now
         self._release_upstream(HOLD_CLIENT_FULL)
 
     def upstream_full(self) -> None:
@@ -240,6 +242,7 @@ class Session:
 
     def upstream_drained(self) -> None:
         """The backend has caught up."""
+        self._touched = self._engine.clock.now
         self._release_client(HOLD_UPSTREAM_FULL)
 
     def capture_full(self) -> None:
@@ -249,6 +252,7 @@ class Session:
 
     def capture_drained(self) -> None:
         """Records have room again."""
+        self._touched = self._engine.clock.now
         self._release_client(HOLD_CAPTURE)
         self._release_upstream(HOLD_CAPTURE)
 
