@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import threading
+import time
 import urllib.request
 import uuid
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,7 @@ from tests.e2e.pipeline import Pipeline, Reader, eventually
 
 WORKERS: Final = 4
 UPLOAD_BYTES: Final = 20_000
+RETRY_AFTER_S: Final = 0.05
 
 
 class Done(NamedTuple):
@@ -29,13 +31,17 @@ class Done(NamedTuple):
     path: str
     request: bytes
     response: bytes
+    at: float
+    """When the client had all of it, on the monotonic clock."""
 
 
 class Load:
     """Clients that ask without a pause, streams and uploads by turns, until the block is left."""
 
-    def __init__(self, url: str, workers: int = WORKERS) -> None:
+    def __init__(self, url: str, workers: int = WORKERS, *, goes_on: bool = False) -> None:
+        """With `goes_on`, errors of clients are expected and do not end a wait."""
         self._url = url
+        self._goes_on = goes_on
         self._workers = workers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
@@ -54,7 +60,7 @@ class Load:
     def wait_for_more(self, count: int) -> None:
         """Until so many more exchanges are done."""
         enough = len(self.done) + count
-        eventually(lambda: len(self.done) >= enough or self.errors, 30, f"{count} more exchanges")
+        eventually(lambda: len(self.done) >= enough or (self.errors and not self._goes_on), 30, f"{count} more exchanges")
 
     def go_on_for(self, seconds: float) -> None:
         """Until that time has passed, or an error."""
@@ -71,10 +77,12 @@ class Load:
             path, body = _stream() if turn % 2 else _upload()
             try:
                 async with session.post(self._url + path, data=body, headers={"x-sim-gap-ms": "10"}) as answer:
-                    self.done.append(Done(path, body, await answer.read()))
+                    response = await answer.read()
                     assert answer.status == 200
+                    self.done.append(Done(path, body, response, time.monotonic()))
             except (aiohttp.ClientError, OSError, TimeoutError, AssertionError) as err:
                 self.errors.append(f"{path}: {type(err).__name__} {err}")
+                await asyncio.sleep(RETRY_AFTER_S)
 
     def check_all_is_stored_once(self, pipe: Reader) -> None:
         """No client saw an error, and what they saw is what is stored, each exchange once, byte for byte."""
@@ -106,15 +114,20 @@ class Reading(threading.Thread):
 
 def check_stored_once(pipe: Reader, done: list[Done], others: int = 0) -> None:
     """Each of these exchanges is stored once, byte for byte, and complete; beside them there are `others`."""
-    rows = pipe.ended(len(done) + others)
-    stored: dict[bytes, list[dict[str, Any]]] = {}
-    for row in rows:
-        stored.setdefault(pipe.request_body(row), []).append(row)
+    stored = by_request(pipe, pipe.ended(len(done) + others))
     for one in done:
         found = stored.get(one.request, [])
         assert len(found) == 1, f"{one.path} is stored {len(found)} times: {one.request[:100]!r}"
         assert found[0]["end_reason"] == "complete", found[0]
         assert pipe.response_body(found[0]) == one.response
+
+
+def by_request(pipe: Reader, rows: list[dict[str, Any]]) -> dict[bytes, list[dict[str, Any]]]:
+    """Rows by their stored request body, of which each that the clients here send is unique."""
+    stored: dict[bytes, list[dict[str, Any]]] = {}
+    for row in rows:
+        stored.setdefault(pipe.request_body(row), []).append(row)
+    return stored
 
 
 def check_numbers(pipe: Pipeline) -> dict[str, float]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llmdump import health, record, segment
-from llmdump.record import NO_EXCHANGE
-from llmdump.segment import Located
+from llmdump import health
+from tests.e2e import files
 from tests.e2e.load import Load, Reading, check_stored_once
 from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, READY_WITHIN_S, Reader, environment, eventually
 
@@ -117,31 +116,5 @@ def test_two_proxies_serve_one_port_and_each_exchange_is_whole_with_one_of_two_w
         check_stored_once(running, done)
         assert len({row["instance"] for row in running.rows()}) == 2, "one proxy forwarded everything"
         running.end(signal.SIGTERM)
-        check_whole_in_one_writer(running.data.segments, len(done))
-
-
-def check_whole_in_one_writer(directory: Path, count: int) -> None:
-    """From the files alone: each exchange has all its records in order with one writer, and no number is missing."""
-    writers: dict[str, set[str]] = {}
-    kinds: dict[str, list[str]] = {}
-    numbers: dict[str, list[int]] = {}
-    for name in segment.find(directory):
-        with segment.SegmentFile(directory, name.segment) as file:
-            content = file.read(0, file.size)
-        header = segment.skip_header(content)
-        for item in segment.scan(content[header:], header, closed=True):
-            assert isinstance(item, Located), item
-            found = item.record
-            if found.kind == "footer":
-                continue
-            numbers.setdefault(found.instance, []).append(found.number)
-            if found.exchange != NO_EXCHANGE:
-                writers.setdefault(found.exchange, set()).add(name.writer)
-                kinds.setdefault(found.exchange, []).append(f"{found.kind}{found.direction}")
-    assert len(writers) == count
-    assert all(len(names) == 1 for names in writers.values())
-    assert set().union(*writers.values()) == {"w0", "w1"}, "one writer took everything"
-    for seen in kinds.values():
-        assert (seen[0], seen[-1]) == (f"head{record.CLIENT_TO_PROXY}", f"end{record.PROXY_TO_CLIENT}")
-    for found_numbers in numbers.values():
-        assert sorted(found_numbers) == list(range(1, len(found_numbers) + 1))
+        files.check_each_exchange_is_whole_in_one_writer(running.data.segments, len(done), {"w0", "w1"})
+        files.check_every_number_is_there_once(running.data.segments)
