@@ -10,8 +10,9 @@ import pytest
 import uvloop
 
 from llmdump.record import BACKEND_TO_PROXY
+from tests.proxy.errors import CUT
 from tests.proxy.harness import WITHIN_S, backend, read_request, replying, running, scenario, until
-from tests.proxy.test_failures import CUT, LENGTH, all_of, check
+from tests.proxy.test_failures import LENGTH, all_of, check
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -225,12 +226,12 @@ async def test_a_client_that_reads_slowly_is_not_blamed_on_the_backend() -> None
         writer.write(b"x" * (1 << 24))
         await reader.read(1)
 
-    settings = ALL_LATER | {"upstream_idle_timeout_s": SOON_S}
+    settings = ALL_LATER | {"upstream_idle_timeout_s": PATIENT_S}
     async with backend(pour) as address, running(address, **settings) as rig:
         reader, writer = await rig.connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(GET)
-        await asyncio.sleep(SOON_S * 4)
+        await asyncio.sleep(PATIENT_S * 2)
         assert not rig.of_kind("end")
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         head = await reader.readuntil(b"\r\n\r\n")
