@@ -216,7 +216,7 @@ def test_every_record_is_read_from_the_sealed_file_at_its_offset(tmp_path: Path,
     before = list(located(data / "segments", name))
     with Writer(data, capture_seal="true") as writer:
         wait_for(lambda: list(files(data)) == [name.segment + ".zst"])
-        assert writer.metrics()["llmdump_writer_segments_sealed_total"] == 1
+        wait_for(lambda: writer.metrics()["llmdump_writer_segments_sealed_total"] == 1)
     [name] = segment.find(data / "segments")
     assert name.sealed
     assert list(located(data / "segments", name)) == before
