@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
 
-from llmdump import address, admin, log, process
+from llmdump import address, admin, log, presence, process
 from llmdump.metrics import Sample, by_label
 from llmdump.process import Process
 from llmdump_proxy.engine import Engine, Stats
@@ -135,11 +135,19 @@ def _redaction(running: Process) -> Redaction | None:
 
 
 def _listen(running: Process) -> socket.socket:
-    """The shared listening socket. The first proxy of a data directory refuses a port that somebody else serves."""
+    """The listening socket, shared with the other proxies of this data directory; a port that others serve is refused."""
     where = running.settings.proxy_listen
-    if running.presence.card.slot == 0:
-        address.listen(where).close()
+    if not _others(running):
+        try:
+            address.listen(where).close()
+        except OSError:
+            if not _others(running):  # else one has begun since the first look
+                raise
     return address.listen(where, shared=True)
+
+
+def _others(running: Process) -> bool:
+    return any(card.name != running.name for card in presence.living(running.data.run, "proxy"))
 
 
 async def serve(running: Process) -> None:

@@ -124,18 +124,39 @@ def test_processes_start_in_any_order(backend: str, tmp_path: Path, order: tuple
     pipe.close()
 
 
-def test_second_proxy_takes_over_and_both_serve_one_port(backend: str, tmp_path: Path) -> None:
-    """Two proxies share the port; what either forwards is stored once."""
-    with Pipeline(tmp_path / "pipeline", upstream=backend) as pipe:
-        second = pipe.also("proxy")
-        eventually(
-            lambda: len([c for c in pipe.living() if c.role == "proxy" and c.state == "running"]) == 2, 20, "two proxies"
-        )
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_one_of_two_proxies_restarts_while_the_other_serves_their_port(pipe: Pipeline, kill: bool) -> None:
+    pipe.also("proxy")
+    both(pipe)
+    (pipe.kill if kill else pipe.stop)("proxy")
+    with Load(pipe.proxy) as load:
+        load.wait_for_more(5)
+        pipe.start("proxy")
+        both(pipe)
         with contextlib.ExitStack() as stack:
-            loads = [stack.enter_context(Load(pipe.proxy, workers=2)) for _ in range(4)]
-            for load in loads:
-                load.wait_for_more(5)
-        done = list(itertools.chain(*(load.done for load in loads)))
-        assert [error for load in loads for error in load.errors] == []
-        check_stored_once(pipe, done)
-        assert second in pipe.processes
+            more = [stack.enter_context(Load(pipe.proxy, workers=1)) for _ in range(8)]
+            for one in more:
+                one.wait_for_more(2)
+    done = list(itertools.chain(load.done, *(one.done for one in more)))
+    assert [error for one in (load, *more) for error in one.errors] == []
+    check_stored_once(pipe, done)
+    assert len({row["instance"] for row in pipe.rows()}) == 2, "one proxy forwarded everything"
+
+
+def both(pipe: Pipeline) -> None:
+    def look() -> bool:
+        gone = [process.args for process in pipe.processes.values() if process.poll() is not None]
+        assert not gone, pipe.log()
+        return sum(card.state == "running" for card in pipe.living() if card.role == "proxy") == 2
+
+    eventually(look, 20, "two proxies run")
+
+
+def test_port_of_somebody_else_is_refused_even_if_it_could_be_shared(backend: str, tmp_path: Path) -> None:
+    """Two instances with data directories of their own would each record half of the traffic."""
+    with Pipeline(tmp_path / "first", upstream=backend) as first:
+        second = Pipeline(tmp_path / "second", upstream=backend, proxy_listen=first.proxy.removeprefix("http://"))
+        second.start("proxy")
+        assert second.processes["proxy"].wait(20) == 1
+        assert "Address already in use" in second.log()
+        assert "Traceback" not in second.log()
