@@ -109,7 +109,7 @@ class Proxy:
         """The proxy's metrics."""
         yield from self._forwarding_samples()
         yield Sample("llmdump_records_made_total", self.recorder.made)
-        yield Sample("llmdump_records_dropped_total", self.recorder.dropped, ("overflow",))
+        yield from by_label("llmdump_records_dropped_total", self.recorder.lost)
         yield from self.shipping.samples()
 
     def _forwarding_samples(self) -> Iterator[Sample]:

@@ -67,12 +67,12 @@ class Recorder:
         self.redaction = redaction
         self.made = 0
         """Records numbered so far: the number of the last one."""
-        self.dropped = 0
-        """Records for which there was no room."""
+        self.lost: dict[str, int] = {"overflow": 0, "error": 0}
+        """Numbers whose record will never come, by reason: no room, or a fault of capture itself."""
         self.on_full: Callable[[], None] | None = None
         """With `block`: called instead of dropping; the record is taken all the same, and reading must stop."""
         self._own = Identity(instance)
-        self._gaps: list[list[int]] = []
+        self._gaps: dict[str, list[list[int]]] = {}
 
     def begin(self, session: str, backend: str, levels: Levels = EVERYTHING) -> "Capture":
         """A new exchange. `session` names the client connection, `backend` the provider."""
@@ -91,12 +91,11 @@ class Recorder:
 
     def tell_gaps(self, ts: float) -> None:
         """Name the numbers that were dropped since the last time, if there is room to."""
-        if not self._gaps:
-            return
-        gaps, self._gaps = self._gaps, []
-        extra, count = entries({"x_gap": gaps, "x_why": "overflow"})
-        if not self._own_record(ts, _GAP, extra, count):
-            self._gaps = gaps + self._gaps
+        gaps, self._gaps = self._gaps, {}
+        for reason, numbers in gaps.items():
+            extra, count = entries({"x_gap": numbers, "x_why": reason})
+            if not self._own_record(ts, _GAP, extra, count):
+                self._gaps[reason] = numbers + self._gaps.get(reason, [])
 
     def put(self, lane: Any, number: int, record: bytes, *, reserve: bool = False) -> bool:
         """Hand a record over; False if it had to be dropped."""
@@ -106,7 +105,7 @@ class Recorder:
             self.on_full()
             if self.shelf.ship(lane, number, record, reserve=True):
                 return True
-        self.lose(number)
+        self.lose(number, "overflow")
         return False
 
     def next(self) -> int:
@@ -114,13 +113,19 @@ class Recorder:
         self.made += 1
         return self.made
 
-    def lose(self, number: int) -> None:
+    @property
+    def dropped(self) -> int:
+        """All numbers whose record will never come."""
+        return sum(self.lost.values())
+
+    def lose(self, number: int, reason: str) -> None:
         """Remember a number whose record will never come."""
-        self.dropped += 1
-        if self._gaps and self._gaps[-1][1] == number - 1:
-            self._gaps[-1][1] = number
+        self.lost[reason] += 1
+        gaps = self._gaps.setdefault(reason, [])
+        if gaps and gaps[-1][1] == number - 1:
+            gaps[-1][1] = number
         else:
-            self._gaps.append([number, number])
+            gaps.append([number, number])
 
     def _own_record(self, ts: float, kind: bytes, extra: bytes, count: int) -> bool:
         number = self.next()
@@ -147,7 +152,7 @@ class Capture:
         self.exchange = exchange
         """The exchange's id, a UUIDv7."""
         self.lost = 0
-        """Records of this exchange for which there was no room."""
+        """Records of this exchange that will never come."""
         self.indexes = [0, 0, 0, 0]
         """Chunks so far, by direction."""
         self._recorder = recorder
@@ -156,6 +161,17 @@ class Capture:
         self._levels = levels
         self._payload_kind = b""
         self._redactors: list[BodyRedactor | None] = [None, None, None, None]
+
+    @property
+    def made(self) -> int:
+        """The number of the last record of the instance."""
+        return self._recorder.made
+
+    def broke(self, made: int) -> None:
+        """Capture failed in a call before which `made` was the last number: the rest of the exchange is dropped."""
+        self.lost += 1
+        if self._recorder.made > made:
+            self._recorder.lose(self._recorder.made, "error")
 
     def request(self, ts: float, head: bytes, peer: bytes, key_hash: str, secrets: tuple[bytes, ...], bad: str = "") -> None:
         """The request head as received, masked. `peer` is the encoded `x_peer` entry, `bad` why it was refused."""
@@ -266,7 +282,7 @@ class Capture:
 
     def _skip(self) -> None:
         self.lost += 1
-        self._recorder.lose(self._recorder.next())
+        self._recorder.lose(self._recorder.next(), "overflow")
 
     def _flush_redactors(self) -> None:
         for direction, redactor in enumerate(self._redactors):

@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import orjson
-
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, entries
 from llmdump_proxy import rewrite, routes
+from llmdump_proxy.answers import error_response
 from llmdump_proxy.engine import Engine
-from llmdump_proxy.framing import BadFramingError, Body, Framing, LengthBody, Piece, UntilCloseBody, body_of
+from llmdump_proxy.exchange import Exchange
+from llmdump_proxy.framing import BadFramingError, Piece, UntilCloseBody, body_of
 from llmdump_proxy.head import (
     CRLF2,
     BadHeadError,
@@ -35,15 +35,13 @@ from llmdump_proxy.head import (
     check_request_begins,
     check_response_begins,
     end_of_head,
-    origin_form,
     parse_request,
     parse_response,
     path_of_broken,
 )
+from llmdump_proxy.journal import Journal
 from llmdump_proxy.ports import Transport, Upstream
-from llmdump_proxy.recorder import Capture
-from llmdump_proxy.routes import Route
-from llmdump_proxy.secrets import Masked
+from llmdump_proxy.rules import Levels
 
 PENDING_BYTES_MAX: Final = 65536
 """Pipelined bytes kept while an exchange goes on; beyond, the client is not read."""
@@ -60,52 +58,6 @@ HOLD_CAPTURE: Final = 8
 HOLD_CLIENT_FULL: Final = 16
 
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-_REASONS: Final = {
-    400: "Bad Request", 404: "Not Found", 408: "Request Timeout", 431: "Request Header Fields Too Large",
-    501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
-}  # fmt: skip
-
-
-class Exchange:
-    """What is known of the exchange that goes on."""
-
-    __slots__ = (
-        "body", "capture", "client_eof", "client_left", "forwarded_at_ns", "heard", "masked", "own_first_ns", "own_sum_ns",
-        "own_worst_ns", "request", "request_bytes", "response", "response_body", "response_bytes", "response_over", "route",
-        "upstream_eof",
-    )  # fmt: skip
-
-    def __init__(self, capture: Capture | None) -> None:
-        self.capture = capture
-        self.request: RequestHead | None = None
-        self.masked: Masked | None = None
-        self.route: Route | None = None
-        self.body: Body = LengthBody(0)
-        self.response: ResponseHead | None = None
-        self.response_body: Body = LengthBody(0)
-        self.response_over = False
-        self.heard = False
-        """Whether the backend has said anything to this request."""
-        self.client_eof = False
-        """Whether the client's end of sending was passed on, or is to be."""
-        self.client_left = False
-        """Whether that came while a response was under way: then it is no half-close."""
-        self.upstream_eof = False
-        """Whether the backend's end of sending was passed on, in a pipe."""
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.forwarded_at_ns = 0
-        self.own_first_ns = 0
-        self.own_worst_ns = 0
-        self.own_sum_ns = 0
-
-    def took(self, since_ns: int, *, first: bool = False) -> None:
-        """Count our own time for one read, from `since_ns` to now."""
-        took_ns = time.perf_counter_ns() - since_ns
-        self.own_sum_ns += took_ns
-        self.own_worst_ns = max(self.own_worst_ns, took_ns)
-        if first:
-            self.own_first_ns = took_ns
 
 
 class Session:
@@ -355,27 +307,31 @@ class Session:
         engine = self._engine
         levels = engine.rules.levels(request.path)
         provider = routes.provider(request.path)
-        recorded = levels != ("none", "none")
-        exchange = Exchange(engine.recorder.begin(self._name, provider, levels) if recorded else None)
-        self._exchange = exchange
-        engine.stats.began(recorded=recorded)
+        exchange = self._open(provider, levels)
         exchange.request = request
         exchange.body = body_of(request.body)
         exchange.route = engine.routes.find(request.path)
         self._from_client = self._await_response if exchange.body.done else self._request_body
         if exchange.route is None:
-            self._record_request(exchange, request)
+            exchange.journal.request(request.raw)
             self._answer(404, "no_route", f"no backend for {request.path}: set LLMDUMP_UPSTREAM or a route", "bad_request")
             return
         upstream = engine.take_upstream(exchange.route.origin)
         if upstream is None:
-            self._record_request(exchange, request)
+            exchange.journal.request(request.raw)
             self._from_upstream = self._no_upstream
             self._dial = engine.dial(self, exchange.route.origin)
         else:
             self._attach(upstream, since_ns)
         if rest:
             self._from_client(rest)
+
+    def _open(self, provider: str, levels: Levels) -> Exchange:
+        engine = self._engine
+        journal = Journal(engine.recorder, engine.secrets, self._peer, self._name, provider, levels)
+        engine.stats.began(recorded=journal.recorded)
+        self._exchange = Exchange(journal)
+        return self._exchange
 
     def _attach(self, upstream: Upstream, since_ns: int = 0) -> None:
         """Send the head on, then record it; `since_ns` if the request was read just now."""
@@ -392,19 +348,9 @@ class Session:
         exchange.forwarded_at_ns = time.perf_counter_ns()
         if since_ns:
             exchange.took(since_ns)
-            self._record_request(exchange, request)
-        if exchange.capture and exchange.masked:
-            masked = exchange.masked.head
-            target = route.target(origin_form(masked[: masked.index(b"\n")].split(b" ")[1]))
-            head = rewrite.request(masked, target, route.host, request.connection, request.upgrade)
-            new = upstream.uses == 0
-            exchange.capture.forward(time.time(), head, upstream.facts, upstream.dial_ms if new else 0.0, new=new)
+            exchange.journal.request(request.raw)
+        exchange.journal.forward(request, route, upstream)
         upstream.uses += 1
-
-    def _record_request(self, exchange: Exchange, request: RequestHead) -> None:
-        if exchange.capture:
-            masked = exchange.masked = self._engine.secrets.mask(request.raw)
-            exchange.capture.request(time.time(), masked.head, self._peer, masked.key_hash, masked.secrets)
 
     def _request_body(self, data: bytes) -> None:
         since_ns = time.perf_counter_ns()
@@ -418,9 +364,7 @@ class Session:
         self._send_upstream(data if piece.used == len(data) else data[: piece.used])
         exchange.took(since_ns)
         exchange.request_bytes += len(piece.payload)
-        if exchange.capture:
-            framing = self._masked_framing(piece)
-            exchange.capture.chunk(time.time(), CLIENT_TO_PROXY, piece.payload, framing, last=piece.done)
+        exchange.journal.body(CLIENT_TO_PROXY, piece)
         if piece.done:
             self._request_over(exchange, data[piece.used :])
 
@@ -485,8 +429,7 @@ class Session:
         assert exchange.request
         if exchange.request.raw.find(b" HTTP/1.1\r\n") > 0:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
             self._client.write(response.raw)
-        if exchange.capture:
-            exchange.capture.interim(time.time(), self._engine.secrets.mask(response.raw).head, response.status)
+        exchange.journal.interim(response.raw, response.status)
         if rest:
             self._response_head(rest)
 
@@ -509,10 +452,7 @@ class Session:
         self._client.write(head + rest[: piece.used] if piece.used else head)
         exchange.took(since_ns, first=True)
         self._from_upstream = self._response_body
-        if exchange.capture:
-            ttfb_ms = (since_ns - exchange.forwarded_at_ns) / 1e6
-            masked = self._engine.secrets.mask(response.raw).head
-            exchange.capture.response(time.time(), masked, response.status, ttfb_ms)
+        exchange.journal.response(response.raw, response.status, (since_ns - exchange.forwarded_at_ns) / 1e6)
         if piece.used:
             self._count_response(exchange, piece)
         if exchange.response_body.done:
@@ -535,16 +475,7 @@ class Session:
 
     def _count_response(self, exchange: Exchange, piece: Piece) -> None:
         exchange.response_bytes += len(piece.payload)
-        if exchange.capture:
-            framing = self._masked_framing(piece)
-            exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, piece.payload, framing, last=piece.done)
-
-    def _masked_framing(self, piece: Piece) -> Framing | None:
-        """The framing with the credentials in trailers masked."""
-        trailers = piece.framing[-1] if piece.framing and piece.done else b""
-        if isinstance(trailers, bytes) and b":" in trailers and piece.framing:
-            return [*piece.framing[:-1], self._engine.secrets.mask(trailers).head]
-        return piece.framing
+        exchange.journal.body(BACKEND_TO_PROXY, piece)
 
     def _response_ends(self, exchange: Exchange, rest: bytes) -> None:
         exchange.response_over = True
@@ -568,8 +499,8 @@ class Session:
             self._cut(exchange, "client_closed", "client_left")
             return
         exchange.response_over = True
-        if exchange.capture and not self._piping:
-            exchange.capture.chunk(time.time(), BACKEND_TO_PROXY, b"", None, last=True)
+        if not self._piping:
+            exchange.journal.body(BACKEND_TO_PROXY, _LAST)
         self._closing = True
         self._finish("complete", "")
 
@@ -585,9 +516,7 @@ class Session:
         exchange.response = response
         exchange.body = exchange.response_body = UntilCloseBody()
         self._closing = True
-        if exchange.capture:
-            ttfb_ms = (time.perf_counter_ns() - exchange.forwarded_at_ns) / 1e6
-            exchange.capture.response(time.time(), self._engine.secrets.mask(response.raw).head, 101, ttfb_ms)
+        exchange.journal.response(response.raw, 101, (time.perf_counter_ns() - exchange.forwarded_at_ns) / 1e6)
         self._from_client, self._from_upstream = self._pipe_up, self._pipe_down
         early, self._pending = self._pending, b""
         self._release_client(HOLD_PENDING)
@@ -605,8 +534,7 @@ class Session:
         self._upstream.transport.write(data)
         exchange.took(since_ns)
         exchange.request_bytes += len(data)
-        if exchange.capture:
-            exchange.capture.pipe(time.time(), CLIENT_TO_PROXY, data)
+        exchange.journal.pipe(CLIENT_TO_PROXY, data)
 
     def _pipe_down(self, data: bytes) -> None:
         since_ns = time.perf_counter_ns()
@@ -615,8 +543,7 @@ class Session:
         self._client.write(data)
         exchange.took(since_ns)
         exchange.response_bytes += len(data)
-        if exchange.capture:
-            exchange.capture.pipe(time.time(), BACKEND_TO_PROXY, data)
+        exchange.journal.pipe(BACKEND_TO_PROXY, data)
 
     # ------------------------------------------------------------------ endings
 
@@ -654,13 +581,9 @@ class Session:
         end = received.find(b"\r\n\r\n") + 4
         received = received[: end if end > 3 else engine.settings.max_head_bytes]
         levels = engine.rules.levels(path_of_broken(received))
-        recorded = levels != ("none", "none")
-        self._exchange = Exchange(engine.recorder.begin(self._name, "unknown", levels) if recorded else None)
-        self._exchange.body = UntilCloseBody()  # whatever follows is not a body we could tell the end of
-        engine.stats.began(recorded=recorded)
-        if self._exchange.capture:
-            masked = engine.secrets.mask(received, broken=True)
-            self._exchange.capture.request(time.time(), masked.head, self._peer, masked.key_hash, (), err.code)
+        exchange = self._open("unknown", levels)
+        exchange.body = UntilCloseBody()  # whatever follows is not a body we could tell the end of
+        exchange.journal.request(received, err.code)
         reason = "timeout" if err.status == 408 else "bad_request"
         self._answer(err.status, err.code, str(err), reason)
 
@@ -674,8 +597,7 @@ class Session:
         head_only = exchange.request is not None and exchange.request.method == b"HEAD"
         response = error_response(status, code, message, head_only=head_only)
         self._client.write(response)
-        if exchange.capture:
-            exchange.capture.answer(time.time(), response, status)
+        exchange.journal.answer(response, status)
         self._closing = True
         self._finish(reason, code)
 
@@ -699,8 +621,7 @@ class Session:
     def _end_record(self, exchange: Exchange, reason: str, code: str) -> None:
         own_ns = (exchange.own_first_ns, exchange.own_worst_ns, exchange.own_sum_ns)
         self._engine.stats.ended(reason, own_ns)
-        if exchange.capture:
-            exchange.capture.end(time.time(), reason, code, exchange.request_bytes, exchange.response_bytes, own_ns)
+        exchange.journal.end(reason, code, exchange.request_bytes, exchange.response_bytes, own_ns)
 
     def _leave_upstream(self, exchange: Exchange, *, complete: bool, request_over: bool) -> None:
         upstream, self._upstream = self._upstream, None
@@ -756,14 +677,4 @@ class Session:
 
 
 _NOTHING: Final = Piece(0, b"", None, False)
-
-
-def error_response(status: int, code: str, message: str, *, head_only: bool = False) -> bytes:
-    """A whole response of ours. Its body has the shape that both the OpenAI and the Anthropic SDKs show to their user."""
-    error = {"type": "llmdump_error", "code": code, "message": f"llmdump: {message}"}
-    body = orjson.dumps({"type": "error", "error": error})
-    head = (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode("latin-1") + (b"" if head_only else body)
+_LAST: Final = Piece(0, b"", None, True)

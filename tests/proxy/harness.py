@@ -15,7 +15,7 @@ from typing import Any
 import uvloop
 
 from llmdump import address
-from llmdump.record import Record, decode
+from llmdump.record import NO_EXCHANGE, Record, decode
 from llmdump.settings import Settings
 from llmdump_proxy.engine import Engine, Stats
 from llmdump_proxy.recorder import Recorder
@@ -116,7 +116,7 @@ class Rig:
         for record in self.records:
             assert not ended.get(record.exchange), f"{record} after the end of its exchange"
             ended[record.exchange] = record.kind == "end"
-        unfinished = [exchange for exchange, over in ended.items() if not over]
+        unfinished = [exchange for exchange, over in ended.items() if not over and exchange != NO_EXCHANGE]
         assert not unfinished or not self.shelf.room, f"no end record: {unfinished}"
 
 
