@@ -18,9 +18,7 @@ from typing import Final, NamedTuple
 import httptools
 
 CRLF2: Final = b"\r\n\r\n"
-_FIELDS = re.compile(
-    rb"(?im)^(host|connection|content-length|transfer-encoding|upgrade|content-type):[ \t]*([^\r\n]*?)[ \t]*\r$"
-)
+_FIELDS = re.compile(rb"(?im)^(host|connection|content-length|transfer-encoding|upgrade|content-type):([^\r\n]*)\r$")
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [^ ]+ HTTP/1\.[01]\r\n")
 _REQUEST_LINE_SO_FAR = re.compile(rb"[A-Z-]{1,32}(?: [!-~]*(?: [HTP/1.0]{0,8}\r?)?)?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
@@ -248,4 +246,4 @@ def _value(fields: list[tuple[bytes, bytes]], name: bytes) -> bytes:
 
 
 def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> Iterator[bytes]:
-    return (value for field, value in fields if field.lower() == name)
+    return (value.strip(b" \t") for field, value in fields if field.lower() == name)

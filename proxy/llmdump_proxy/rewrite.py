@@ -39,7 +39,7 @@ def response(raw: bytes, connection: bytes, *, close: bool) -> bytes:
 
 def _without(fields: bytes, connection: bytes) -> bytes:
     """The fields without those that Connection names."""
-    named = [token for token in _TOKEN.findall(connection) if token not in _NEVER_DROPPED]
+    named = set(_TOKEN.findall(connection)) - _NEVER_DROPPED
     if not named:
         return fields
-    return re.sub(rb"(?im)^(?:" + b"|".join(map(re.escape, named)) + rb"):[^\n]*\n", b"", fields)
+    return b"".join(line for line in fields.splitlines(keepends=True) if line.partition(b":")[0].lower() not in named)

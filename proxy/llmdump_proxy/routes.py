@@ -26,7 +26,8 @@ _FORM: Final = "/prefix[/*]=http(s)://host[:port][/path]"
 _PORTS: Final = {"http": 80, "https": 443}
 _NAME = re.compile(r"[A-Za-z0-9_~-]+(\.[A-Za-z0-9_~-]+)*\.?")
 _PATH = re.compile(r"[!-~]*")
-_GOOGLE_METHOD = re.compile(r"(.*)/v1(/(?:[^/:]+/)*[^/]+:(?:\w+Content|batchEmbedContents|countTokens|predict\w*))")
+# Matched behind the last `/v1` only: tried behind each, it would take seconds for a long path.
+_GOOGLE_METHOD = re.compile(r"(?:[^/:]+/)*[^/]+:(?:\w+Content|batchEmbedContents|countTokens|predict\w*)")
 
 
 class Origin(NamedTuple):
@@ -79,8 +80,8 @@ def provider(path: str) -> str:
 
 
 def _unambiguous(path: str) -> str:
-    found = _GOOGLE_METHOD.fullmatch(path) if ":" in path else None
-    return f"{found[1]}/v1beta{found[2]}" if found else path
+    mount, found, rest = path.rpartition("/v1/") if ":" in path else ("", "", "")
+    return f"{mount}/v1beta/{rest}" if found and _GOOGLE_METHOD.fullmatch(rest) else path
 
 
 def parse(line: str) -> Route:

@@ -67,7 +67,7 @@ class Secrets:
         names = b"|".join(map(_in_any_encoding, (*_SECRET_QUERY, *(name.lower().encode() for name in query))))
         self._query = re.compile(rb"(?i)(?P<before>[?&;](?P<name>" + names + rb")=)(?P<value>[^&;\s#]+)")
         self._broken_query = re.compile(
-            rb"(?is)(?P<before>[?&;](?P<name>" + names + rb")=)(?P<value>.+?)(?=[ \t]+HTTP/|\r?\n" + _TOKEN_CHARS + rb"+:|\Z)"
+            rb"(?is)(?P<before>[?&;](?P<name>" + names + rb")=)(?P<value>.+?)(?=[ \t]HTTP/|\r?\n" + _TOKEN_CHARS + rb"+:|\Z)"
         )
         self._keep = keep
 
