@@ -33,6 +33,8 @@ class DataDir:
         """Make the directories, mode 0700, and return self. Blocking. Raises OSError."""
         for directory in (self.root, self.segments, self.run, self.sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.sockets.stat().st_uid != os.getuid():  # it may lie where everybody can write
+            raise PermissionError(f"{self.sockets} belongs to somebody else; remove it, or set TMPDIR")
         return self
 
     @property
