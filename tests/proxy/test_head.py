@@ -247,7 +247,7 @@ def by_the_book(raw: bytes) -> int:
     return lengths[0] if lengths else 0
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(HEAD, st.one_of(st.just([]), st.lists(MUTATION, max_size=1)))
 @example(request(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Connection: transfer-encoding"), [])
 def test_what_is_forwarded_is_a_request_by_the_book_with_the_same_framing(raw: bytes, mutations: list) -> None:  # type: ignore[type-arg]
@@ -260,7 +260,7 @@ def test_what_is_forwarded_is_a_request_by_the_book_with_the_same_framing(raw: b
     assert sent.count(b"\r\n\r\n") == 1 and sent.endswith(b"\r\n\r\n")
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.one_of(st.binary(max_size=200), HEAD.flatmap(lambda raw: st.lists(MUTATION, max_size=4).map(lambda m: mutated(raw, m))))
 )
