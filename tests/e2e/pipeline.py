@@ -272,7 +272,9 @@ class Pipeline(Reader):
             try:
                 code = process.wait(left_s)
             except subprocess.TimeoutExpired:
-                raise AssertionError(f"{role} has not left within {LEFT_WITHIN_S} s\n{self.log()}") from None
+                raise AssertionError(
+                    f"{role} has not left within {LEFT_WITHIN_S} s; {os.getloadavg()=}\n{self.log()}"
+                ) from None
             assert code == 0, f"{role} left with {code}\n{self.log()}"
 
     def log(self) -> str:

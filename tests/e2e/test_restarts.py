@@ -157,6 +157,9 @@ def test_port_of_somebody_else_is_refused_even_if_it_could_be_shared(backend: st
     with Pipeline(tmp_path / "first", upstream=backend) as first:
         second = Pipeline(tmp_path / "second", upstream=backend, proxy_listen=first.proxy.removeprefix("http://"))
         second.start("proxy")
-        assert second.processes["proxy"].wait(20) == 1
+        try:
+            assert second.processes["proxy"].wait(20) == 1
+        finally:
+            second.discard()
         assert "Address already in use" in second.log()
         assert "Traceback" not in second.log()
