@@ -179,6 +179,8 @@ class Record:
                 found = cbor2.loads(self._raw_meta)
             except (cbor2.CBORDecodeError, ValueError) as err:
                 raise DamageError("the checksum holds, but meta is not CBOR") from err
+            if not isinstance(found, dict):
+                raise DamageError("the checksum holds, but meta is no map")
             self._meta = {k: v for k, v in found.items() if k not in _OWN_ATTRIBUTES}
         return self._meta
 

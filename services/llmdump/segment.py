@@ -34,6 +34,7 @@ V2_VERSION: Final = 2
 FORMAT: Final = 1
 _NAME = re.compile(r"(w\d+)-(\d{8})\.(cbor|jsonl)(\.zst)?")
 _HEADER_BYTES_MAX: Final = 4096
+_CBOR_MAP: Final = 5
 
 
 class Name(NamedTuple):
@@ -105,10 +106,14 @@ def skip_header(content: bytes) -> int:
 
     Raises DamageError if it is another format; the message names it.
     """
+    if content and content[0] >> 5 != _CBOR_MAP:
+        raise DamageError("not a capture file: it does not begin with a CBOR map")
     stream = io.BytesIO(content[:_HEADER_BYTES_MAX])
     try:
         found: Any = cbor2.CBORDecoder(stream).decode()
-    except cbor2.CBORDecodeEOF:
+    except cbor2.CBORDecodeEOF as err:
+        if len(content) >= _HEADER_BYTES_MAX:
+            raise DamageError(f"not a capture file: no header within {_HEADER_BYTES_MAX} bytes") from err
         return 0
     except (cbor2.CBORDecodeError, ValueError) as err:
         raise DamageError(f"not a capture file: {err}") from err
