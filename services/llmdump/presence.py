@@ -1,9 +1,12 @@
 """Who is alive: one small file a process in `<data>/run`, locked as long as the process lives.
 
 The kernel drops a lock (flock(2)) when its holder dies, however it dies, so a locked file is a living process and an
-unlocked one a leftover. The file says what the others need to know: the slot (0, 1, 2 … for several processes of one
-role), the address of its metrics, where a writer takes records, and whether it is stopping. All processes of an
-instance see the same directory, in containers too (a shared volume).
+unlocked one a leftover. A leftover is never taken over but replaced, for its content would speak for a dead process until
+the new one has written; so that two cannot replace each other's, claims are made one at a time (a lock on the directory).
+
+The file says what the others need to know: the slot (0, 1, 2 … for several processes of one role), the address of its
+metrics, where a writer takes records, and whether it is stopping. All processes of an instance see the same directory,
+in containers too (a shared volume).
 
 honcho ends all processes at the same moment; the order of leaving (proxies, then writers, then the indexer) is kept by
 each waiting for those before it that say they are stopping.
@@ -13,15 +16,13 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 SLOTS_MAX: Final = 256
-# A look at a file locks it for an instant (`living`), so a claim that fails is tried again before it counts.
-_CLAIM_TRIES: Final = 5
-_CLAIM_PAUSE_S: Final = 0.01
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +60,13 @@ class Presence:
     def claim(cls, run: Path, role: str, version: str = "") -> "Presence":
         """Take the lowest free slot of a role. Blocking, milliseconds. Raises OSError if the directory is not writable
         or RuntimeError if all slots are taken."""
-        for slot in range(SLOTS_MAX):
-            path = run / f"{role}-{slot}.json"
-            fd = _lock(path)
-            if fd is not None:
+        with _alone(run):
+            for slot in range(SLOTS_MAX):
+                path = run / f"{role}-{slot}.json"
+                if _is_held(path):
+                    continue
                 card = Card(role=role, slot=slot, pid=os.getpid(), started_at=time.time(), version=version)
-                presence = cls(fd, path, card)
+                presence = cls(_replace(path), path, card)
                 presence.update()
                 return presence
         raise RuntimeError(f"{SLOTS_MAX} processes of role {role} hold a slot in {run}; stop some of them")
@@ -92,33 +94,38 @@ def living(run: Path, role: str | None = None) -> list[Card]:
     return sorted(cards, key=lambda card: (card.role, card.slot))
 
 
-def _lock(path: Path) -> int | None:
-    """An open, exclusively locked descriptor of a new file at `path`, or None if another process holds one there.
-
-    A leftover is removed, not taken over: its card would speak for a dead process until the new one is written.
-    """
-    for _ in range(_CLAIM_TRIES):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            time.sleep(_CLAIM_PAUSE_S)
-            continue
-        if _is_at(fd, path):
-            if not os.fstat(fd).st_size:
-                return fd
-            path.unlink()
-        os.close(fd)
-    return None
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether `fd` is still the file at `path`: its last holder may have removed it between our open and our lock."""
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """No other process claims anything in here."""
+    fd = os.open(run, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.fstat(fd).st_ino == path.stat().st_ino
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _replace(path: Path) -> int:
+    """An open, exclusively locked descriptor of a new, empty file at `path`."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # whoever looks at it in this instant lets go in the next
+    return fd
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process holds the slot."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _read_if_locked(path: Path) -> Card | None:
