@@ -67,7 +67,8 @@ METRICS: Final = (
     Metric("llmdump_writer_lag_seconds", "gauge", "writer", (), "Age of the oldest record that waits for a flush."),
     Metric("llmdump_writer_flushes_total", "counter", "writer", ("trigger",), "Flushes, by what set them off."),
     Metric("llmdump_writer_fsync_seconds", "histogram", "writer", (), "Time of one fsync of a segment file."),
-    Metric("llmdump_writer_write_errors_total", "counter", "writer", ("error",), "Failed writes and syncs, by errno name."),
+    Metric("llmdump_writer_write_errors_total", "counter", "writer", ("error",),
+           "Failed writes and syncs, by errno name; min_free: not tried, for capture_min_free_bytes."),
     Metric("llmdump_writer_resyncs_total", "counter", "writer", (), "Sessions that had to begin again."),
     Metric("llmdump_writer_rotations_total", "counter", "writer", ("trigger",), "Segment files closed, by reason."),
     Metric("llmdump_writer_segments_sealed_total", "counter", "writer", (), "Segment files compressed."),
@@ -75,6 +76,7 @@ METRICS: Final = (
     Metric("llmdump_writer_segments_deleted_bytes_total", "counter", "writer", (), "Their bytes."),
     Metric("llmdump_writer_torn_bytes_total", "counter", "writer", (), "Bytes of torn tails cut off after a crash."),
     Metric("llmdump_writer_storage_bytes", "gauge", "writer", (), "All segment files of this writer."),
+    Metric("llmdump_writer_disk_free_bytes", "gauge", "writer", (), "Free room where segment files are, when last asked for."),
     # indexer
     Metric("llmdump_records_indexed_total", "counter", "indexer", (), "Records read from segment files."),
     Metric("llmdump_records_indexed_bytes_total", "counter", "indexer", (), "Bytes read from segment files."),

@@ -43,7 +43,8 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_stored_twice(tmp_path:
     with small_disk(data / "segments", "3m") as segments:
         ballast = segments / "ballast"
         ballast.write_bytes(bytes(1024 * 1024))
-        with Writer(data, capture_format=capture_format) as writer, Proxy(writer.card().listen) as proxy:
+        settings = {"capture_format": capture_format, "capture_min_free_bytes": 0}
+        with Writer(data, **settings) as writer, Proxy(writer.card().listen) as proxy:
             proxy.hello()
             acknowledged = fill(proxy)
             assert acknowledged > 0
@@ -61,8 +62,54 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_stored_twice(tmp_path:
             for one in ("cbor", "jsonl") if capture_format == "both" else ("cbor",):
                 assert numbers(data, one) == list(range(1, acknowledged + 11))
             writer.kill()
-        with Writer(data, capture_format=capture_format) as writer, Proxy(writer.card().listen) as proxy:
+        with Writer(data, **settings) as writer, Proxy(writer.card().listen) as proxy:
             assert proxy.hello() == acknowledged + 10
+
+
+def free_bytes(directory: Path) -> int:
+    """What ordinary users may still write there."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def test_the_watermark_is_left_free_and_capture_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    with small_disk(data / "segments", "8m") as segments:
+        ballast, keep = segments / "ballast", 3 * 1024 * 1024
+        ballast.write_bytes(bytes(2 * 1024 * 1024))
+        with Writer(data, capture_min_free_bytes=keep) as writer, Proxy(writer.card().listen) as proxy:
+            proxy.hello()
+            acknowledged = fill(proxy)
+            assert keep <= free_bytes(segments) < keep + 300_000
+            assert writer.health() == 503
+            assert writer.health_details()["disk_error"] == "min_free"
+            assert f"capture_min_free_bytes is {keep}" in writer.health_details()["reason"]
+            assert set(errors(writer)) == {"min_free"}
+            assert keep <= writer.metrics()["llmdump_writer_disk_free_bytes"] < keep + 300_000
+            with pytest.raises(AssertionError, match="no HAVE"):
+                proxy.hello(within_s=0.3)
+            ballast.unlink()
+            assert proxy.hello() == acknowledged
+            assert writer.health() == 200
+            proxy.send(acknowledged + 1, acknowledged + 10)
+            proxy.acknowledged(acknowledged + 10)
+            assert numbers(data) == list(range(1, acknowledged + 11))
+
+
+def test_a_cap_that_makes_room_comes_before_the_watermark(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    with small_disk(data / "segments", "8m") as segments:
+        keep, cap = 4 * 1024 * 1024, 4 * 1024 * 1024 - 65536
+        settings = {"capture_min_free_bytes": keep, "capture_total_max_bytes": cap, "capture_max_bytes": 512 * 1024}
+        with Writer(data, **settings) as writer, Proxy(writer.card().listen) as proxy:
+            proxy.hello()
+            for first in range(1, 1000, 10):
+                proxy.send(first, first + 9, os.urandom(10_000))
+                proxy.acknowledged(first + 9)
+            assert not errors(writer) and free_bytes(segments) >= keep
+            assert numbers(data)[-1] == 1000
 
 
 def fill(proxy: Proxy) -> int:

@@ -1,6 +1,7 @@
 """A real writer process and a raw DEALER that speaks to it as a proxy does."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -80,6 +81,14 @@ class Writer:
                 return int(answer.status)
         except urllib.error.HTTPError as err:
             return err.code
+
+    def health_details(self) -> dict[str, Any]:
+        """What its /healthz says."""
+        try:
+            with urllib.request.urlopen(self.card().admin + "/healthz", timeout=5) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as err:
+            return dict(json.load(err))
 
     def kill(self) -> None:
         """kill -9."""

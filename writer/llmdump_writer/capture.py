@@ -57,6 +57,8 @@ class Capture:
         self.counts = Counts()
         self.failing = ""
         """The error that keeps records from being stored; empty while all is well."""
+        self.reason = ""
+        """The same in words."""
         self._rule = FlushRule.of(settings)
         self._limits = Limits.of(settings)
         self._lines = settings.capture_format != "cbor"
@@ -238,8 +240,8 @@ class Capture:
         name = error_name(err)
         self.counts.errors[name] = self.counts.errors.get(name, 0) + 1
         if not self.failing:
-            log.error("disk_refuses_writes", error=name, directory=self._store.catalog.directory)
-        self.failing = name
+            log.error("disk_refuses_writes", error=name, reason=err.strerror, directory=self._store.catalog.directory)
+        self.failing, self.reason = name, err.strerror or ""
         self._probe_at = self._clock() + self._pause_s
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
 
@@ -274,7 +276,7 @@ class Capture:
             self._fails(err)
             return
         log.info("disk_takes_writes_again", after=self.failing)
-        self.failing = ""
+        self.failing = self.reason = ""
         hellos, self._hellos = self._hellos, {}
         for name, nonce in hellos.items():
             self._open(name, nonce)

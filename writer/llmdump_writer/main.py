@@ -100,11 +100,13 @@ class Writer:
         yield Sample("llmdump_writer_segments_deleted_bytes_total", catalog.deleted_bytes)
         yield Sample("llmdump_writer_torn_bytes_total", self._torn_bytes)
         yield Sample("llmdump_writer_storage_bytes", catalog.total_bytes)
+        if self.store.watermark.free_bytes is not None:
+            yield Sample("llmdump_writer_disk_free_bytes", self.store.watermark.free_bytes)
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Failing while the disk refuses writes."""
         failing = self.capture.failing
-        return not failing, {"disk_error": failing} if failing else {}
+        return not failing, {"disk_error": failing, "reason": self.capture.reason} if failing else {}
 
 
 def _leave_plain(_: object) -> None:

@@ -15,6 +15,7 @@ from llmdump_writer.appender import Appender, write_all
 from llmdump_writer.buffer import Buffer
 from llmdump_writer.catalog import Catalog
 from llmdump_writer.lines import Converter
+from llmdump_writer.watermark import LowDiskError, Watermark
 
 PROBE_BYTES: Final = 1024 * 1024
 """Room there must be before a writer that could not store tries again: a flush or two."""
@@ -25,6 +26,7 @@ class Store:
 
     def __init__(self, catalog: Catalog, settings: Settings, writer: str, next_number: int) -> None:
         self.catalog = catalog
+        self.watermark = Watermark(catalog.directory, settings.capture_min_free_bytes)
         self.sync_time = Histogram(SHORT_S)
         self.written_bytes = 0
         self.converter = Converter()
@@ -41,7 +43,14 @@ class Store:
 
     def write(self, buffer: Buffer) -> None:
         """Make durable what waits in `buffer`; deletes old segments first where the caps ask for it."""
+        self._make_room(buffer)
+        self.watermark.check(sum(map(len, buffer.waiting.values())))
+        self._write(buffer)
+
+    def _make_room(self, buffer: Buffer) -> None:
         self.catalog.make_room(sum(size + len(buffer.waiting[one]) for one, size in buffer.sizes.items()))
+
+    def _write(self, buffer: Buffer) -> None:
         for one, waiting in buffer.waiting.items():
             self._appender(buffer.names[one]).append(waiting)
         self.written_bytes += sum(map(len, buffer.waiting.values()))
@@ -50,11 +59,13 @@ class Store:
     def close(self, buffer: Buffer) -> list[Name]:
         """Write the footer and close; the names of the closed files. What waits must have been written before.
 
-        A footer that cannot be written is left out: everything before it is durable, and a reader does without.
+        A footer that cannot be written is left out: everything before it is durable, and a reader does without. It is so
+        small that the watermark is not asked.
         """
         buffer.end()
+        self._make_room(buffer)
         try:
-            self.write(buffer)
+            self._write(buffer)
         except OSError as err:
             log.warning("segment_without_footer", file=next(iter(buffer.names.values())).segment, error=error_name(err))
             self._abandon(buffer)
@@ -74,6 +85,7 @@ class Store:
 
     def probe(self) -> None:
         """Find out whether the disk takes data: write a file, sync it, remove it."""
+        self.watermark.look(PROBE_BYTES)
         path = self.catalog.directory / f"{self._writer}.probe.tmp"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -104,5 +116,7 @@ class Store:
 
 
 def error_name(err: OSError) -> str:
-    """As in ENOSPC."""
+    """As in ENOSPC; `min_free` where it is the watermark that refuses."""
+    if isinstance(err, LowDiskError):
+        return "min_free"
     return errno.errorcode.get(err.errno or 0, "unknown")
