@@ -105,9 +105,9 @@ def test_a_cap_that_makes_room_comes_before_the_watermark(tmp_path: Path) -> Non
         settings = {"capture_min_free_bytes": keep, "capture_total_max_bytes": cap, "capture_max_bytes": 512 * 1024}
         with Writer(data, **settings) as writer, Proxy(writer.card().listen) as proxy:
             proxy.hello()
-            for first in range(1, 1000, 10):
-                proxy.send(first, first + 9, os.urandom(10_000))
-                proxy.acknowledged(first + 9)
+            for first in range(1, 1000, 20):
+                proxy.send(first, first + 19, os.urandom(10_000))
+                proxy.acknowledged(first + 19)
             assert not errors(writer) and free_bytes(segments) >= keep
             assert numbers(data)[-1] == 1000
 
