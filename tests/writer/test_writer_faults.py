@@ -101,8 +101,8 @@ def test_a_cap_that_makes_room_comes_before_the_watermark(tmp_path: Path) -> Non
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     with small_disk(data / "segments", "8m") as segments:
-        keep, cap = 4 * 1024 * 1024, 4 * 1024 * 1024 - 65536
-        settings = {"capture_min_free_bytes": keep, "capture_total_max_bytes": cap, "capture_max_bytes": 512 * 1024}
+        keep, cap = 4 * 1024 * 1024, 4 * 1024 * 1024 - 40960
+        settings = {"capture_min_free_bytes": keep, "capture_total_max_bytes": cap, "capture_max_bytes": 1024 * 1024}
         with Writer(data, **settings) as writer, Proxy(writer.card().listen) as proxy:
             proxy.hello()
             for first in range(1, 1000, 20):
