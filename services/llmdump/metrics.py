@@ -69,6 +69,8 @@ METRICS: Final = (
     Metric("llmdump_writer_fsync_seconds", "histogram", "writer", (), "Time of one fsync of a segment file."),
     Metric("llmdump_writer_write_errors_total", "counter", "writer", ("error",),
            "Failed writes and syncs, by errno name; min_free: not tried, for capture_min_free_bytes."),
+    Metric("llmdump_records_unsynced_total", "counter", "writer", (),
+           "Records that were acknowledged before a sync that then failed (fsync interval): they may be lost."),
     Metric("llmdump_writer_resyncs_total", "counter", "writer", (), "Sessions that had to begin again."),
     Metric("llmdump_writer_rotations_total", "counter", "writer", ("trigger",), "Segment files closed, by reason."),
     Metric("llmdump_writer_segments_sealed_total", "counter", "writer", (), "Segment files compressed."),

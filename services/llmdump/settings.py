@@ -156,9 +156,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capture_max_entries_per_flush: Annotated[int, Meta(ge=1, description="Flush when this many records wait.")] = 1000
     capture_buffer_size: Annotated[int, Meta(ge=1, description="Flush when this many bytes wait.")] = 1024 * 1024
     fsync: Annotated[
-        Literal["flush", "off"],
-        Meta(description="flush: synced before it is acknowledged; off: a power cut may lose what was acknowledged."),
+        Literal["flush", "interval", "off"],
+        Meta(
+            description="flush: synced before it is acknowledged. interval: acknowledged when written, synced within "
+            "capture_fsync_interval_s; a power cut may lose that much. off: synced when the system likes."
+        ),
     ] = "flush"
+    capture_fsync_interval_s: Annotated[
+        Annotated[float, Meta(ge=0.01, le=3600)], Meta(description="With fsync interval: longest time until a sync, seconds.")
+    ] = 1.0
     capture_max_bytes: Annotated[
         int, Meta(ge=4096, description="A segment file is closed before it would grow beyond this.")
     ] = 100 * 1024 * 1024

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from needs import needs_root, needs_tool
 
+from llmdump import record
 from llmdump.wire import Ack, Resync
 from tests.writer.writer_rig import Proxy, Writer, files, numbers, wait_for
 
@@ -156,6 +158,53 @@ def test_what_a_failed_sync_covered_is_not_acknowledged_and_never_synced_again(t
         writer.kill()
     with Writer(tmp_path / "data") as writer, Proxy(writer.card().listen) as proxy:
         assert proxy.hello() == when + 5
+
+
+def syncs(writer: Writer) -> float:
+    """How often a segment file was synced."""
+    return writer.metrics()["llmdump_writer_fsync_seconds_count"]
+
+
+def test_with_fsync_interval_many_acknowledged_flushes_share_one_sync(tmp_path: Path) -> None:
+    with Writer(tmp_path / "data", fsync="interval", capture_fsync_interval_s=1.5) as writer:
+        with Proxy(writer.card().listen) as proxy:
+            proxy.hello()
+            begin = time.monotonic()
+            for number in range(1, 11):
+                proxy.send(number, number)
+                proxy.acknowledged(number)
+            assert syncs(writer) == 0 and time.monotonic() - begin < 1.5
+            wait_for(lambda: syncs(writer) == 1)
+            assert 1.4 < time.monotonic() - begin < 2.5
+            proxy.send(11, 11)
+            proxy.acknowledged(11)
+            assert syncs(writer) == 1
+        writer.stop()  # closes the segment, and that is synced
+        assert numbers(writer.data) == list(range(1, 12))
+
+
+@pytest.mark.parametrize("at", ["interval", "rotation"])
+def test_a_sync_that_fails_after_the_acknowledgement_is_told_and_its_file_left_alone(tmp_path: Path, at: str) -> None:
+    command = injected(tmp_path, "error=EIO:when=1", "fdatasync")
+    settings = {"fsync": "interval", "capture_fsync_interval_s": 0.3 if at == "interval" else 60}
+    settings |= {"capture_max_bytes": 4096} if at == "rotation" else {}
+    with Writer(tmp_path / "data", command=command, **settings) as writer, Proxy(writer.card().listen) as proxy:
+        proxy.hello()
+        proxy.send(1, 10)
+        proxy.acknowledged(10)
+        if at == "rotation":
+            proxy.send(11, 20)  # goes into the next segment
+            proxy.acknowledged(20)
+        told = wait_for(lambda: writer.metrics()["llmdump_records_unsynced_total"])
+        suspect = (writer.data / "segments" / "w0-00000001.cbor").read_bytes()
+        assert told == suspect.count(record.MAGIC) - suspect.count(b"x_instances")
+        assert f"instance=00000000000000aa above=0 to={told:.0f} records={told:.0f}" in wait_for(lambda: writer.log)
+        held = proxy.hello()
+        assert held == (20 if at == "rotation" else 10)
+        proxy.send(held + 1, 30)
+        proxy.acknowledged(30)
+        assert (writer.data / "segments" / "w0-00000001.cbor").read_bytes() == suspect
+        assert numbers(writer.data) == list(range(1, 31))
 
 
 def test_a_write_that_takes_only_part_leaves_nothing_of_its_batch(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """One segment file being appended to: the system calls, and what is left after one of them fails.
 
 open     O_CREAT | O_EXCL | O_APPEND, 0600     at the first append; the directory is synced after the file
-append   one write(2) for everything, then fdatasync(2)
+append   one write(2) for everything
+sync     fdatasync(2)
 abandon  after any error: cut back to what was durable, never written or synced for good again ("fsyncgate":
          after a failed fsync the kernel may call lost pages clean, so a second one proves nothing)
 """
@@ -19,24 +20,28 @@ _data_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 class Appender:
     """A file that grows. All methods block and raise OSError; after an error only `abandon` may be called."""
 
-    def __init__(self, path: Path, *, sync: bool, sync_time: Histogram) -> None:
+    def __init__(self, path: Path, sync_time: Histogram) -> None:
         self.path = path
-        self._sync = sync
         self._sync_time = sync_time
         self._fd = -1
+        self._name_synced = self._sync_failed = False
 
     def append(self, content: bytes | bytearray) -> None:
-        """Write all of it, and return when it is durable."""
-        created = self._fd < 0
-        if created:
+        """Write all of it."""
+        if self._fd < 0:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         write_all(self._fd, content)
-        if self._sync:
-            begin = time.perf_counter()
-            _data_sync(self._fd)
-            self._sync_time.observe(time.perf_counter() - begin)
-            if created:
-                sync_directory(self.path.parent)
+
+    def sync(self) -> None:
+        """Return when what was appended is durable."""
+        begin = time.perf_counter()
+        self._sync_failed = True
+        _data_sync(self._fd)
+        self._sync_time.observe(time.perf_counter() - begin)
+        if not self._name_synced:
+            sync_directory(self.path.parent)
+            self._name_synced = True
+        self._sync_failed = False
 
     def close(self) -> None:
         """Close the file as it is."""
@@ -44,19 +49,25 @@ class Appender:
             os.close(self._fd)
             self._fd = -1
 
-    def abandon(self, keep_bytes: int) -> None:
-        """Cut the file back to what was durable, as far as the disk lets, or remove it if that is nothing. Raises nothing."""
+    def abandon(self, keep_bytes: int) -> bool:
+        """Cut the file back to what was acknowledged, as far as the disk lets, or remove it if that is nothing.
+
+        Whether what is kept is durable, as far as anybody can know. Raises nothing.
+        """
         if self._fd < 0:
-            return
+            return True
+        synced = False
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, keep_bytes)
         with contextlib.suppress(OSError):
             os.fsync(self._fd)
+            synced = not self._sync_failed
         with contextlib.suppress(OSError):
             self.close()
         if not keep_bytes:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+        return synced
 
 
 def write_all(fd: int, content: bytes | bytearray) -> None:

@@ -27,12 +27,16 @@ class Buffer:
         self.number = number
         self.names = {one: segment.Name(writer, number, one) for one in FORMATS[capture_format]}
         self.sizes = dict.fromkeys(self.names, 0)
-        """Bytes that the files have durably."""
+        """Bytes that the files have, of what was acknowledged."""
         self.waiting = {one: bytearray() for one in self.names}
         """Bytes that the files are to get next; not empty while the header has not been written."""
         self.records = 0
         """Records of the segment, waiting ones included: the next one's `seq`."""
         self.spans: Spans = {}
+        self.stored: Spans = {}
+        """As `spans`, without the waiting records."""
+        self.synced: Spans = {}
+        """As `stored` at the last sync; kept only where syncs come later than writes."""
         self.exchanges: set[str] = set()
         """Of the waiting records, where lines are made."""
         self._converter = converter
@@ -103,13 +107,24 @@ class Buffer:
             at += size
 
     def written(self) -> None:
-        """What waited is durable."""
+        """What waited is in the files."""
+        self.stored |= {name: self.spans[name] for name in self._shares}
         for one, waiting in self.waiting.items():
             self.sizes[one] += len(waiting)
             self.waiting[one] = bytearray()
         self._entries = self._bytes = 0
         self._shares.clear()
         self.exchanges.clear()
+
+    @property
+    def unsynced(self) -> Spans:
+        """For each instance that has some: above which number records are stored and not synced, the last, and how many."""
+        before = {name: self.synced.get(name, (0, first - 1, 0)) for name, (first, _, _) in self.stored.items()}
+        return {
+            name: (before[name][1], last, count - before[name][2])
+            for name, (_, last, count) in self.stored.items()
+            if count > before[name][2]
+        }
 
     def end(self) -> None:
         """Put the footer into what waits: the segment is closed with the next write."""

@@ -69,6 +69,8 @@ class Capture:
         self._closed = closed
         self._buffer: Buffer | None = None
         self._begun_at = 0.0
+        self._sync_every_s = settings.capture_fsync_interval_s if settings.fsync == "interval" else 0.0
+        self._sync_at: float | None = None
         self._hellos: dict[str, bytes] = {}
         self._pause_s = PAUSE_S
         self._probe_at = 0.0
@@ -198,7 +200,7 @@ class Capture:
                 self.flush(trigger)
 
     def flush(self, trigger: str) -> bool:
-        """Make durable what waits and acknowledge it. False if that failed: then it is given up."""
+        """Store what waits and acknowledge it. False if that failed: then it is given up."""
         buffer = self._buffer
         if buffer is None or not buffer.state.entries:
             return True
@@ -211,6 +213,8 @@ class Capture:
             return False
         self.counts.records += entries
         self._pause_s = PAUSE_S
+        if self._sync_every_s and self._sync_at is None:
+            self._sync_at = self._clock() + self._sync_every_s
         for name, number in last.items():
             instance = self._sessions.get(name)
             instance.held = number
@@ -225,13 +229,21 @@ class Capture:
         if self._buffer and self._buffer.records:
             self.counts.rotations[trigger] = self.counts.rotations.get(trigger, 0) + 1
             self._closed(self._store.close(self._buffer))
-        self._buffer = None
+        self._buffer = self._sync_at = None
         return True
+
+    def _sync(self, buffer: Buffer) -> None:
+        """With `fsync: interval`. A file whose sync failed is left alone; what was not acknowledged is sent again."""
+        self._sync_at = None
+        try:
+            self._store.sync(buffer)
+        except OSError as err:
+            self._give_up(buffer, err)
 
     def _give_up(self, buffer: Buffer, err: OSError) -> None:
         self._store.converter.forget(buffer.exchanges)
         self._store.fail(buffer)
-        self._buffer = None
+        self._buffer = self._sync_at = None
         self._fails(err)
         for name, nonce in self._sessions.give_up():
             self._resync(name, nonce)
@@ -256,13 +268,15 @@ class Capture:
             due = self._rule.wait_s(self._buffer.state, now)
             closes_at = self._limits.closes_at(self._begun_at)
             waits += [due] if due is not None else []
-            waits += [closes_at - now] if closes_at is not None else []
+            waits += [at - now for at in (closes_at, self._sync_at) if at is not None]
         return max(0.0, min(waits))
 
     def tick(self) -> None:
-        """Do what time asks for: flush, close a segment for its age, try a disk that failed."""
+        """Do what time asks for: flush, sync, close a segment for its age, try a disk that failed."""
         self._flush_if_due()
         now = self._clock()
+        if self._buffer and self._sync_at is not None and now >= self._sync_at:
+            self._sync(self._buffer)
         closes_at = self._limits.closes_at(self._begun_at) if self._buffer else None
         if closes_at is not None and now >= closes_at:
             self._rotate("age")

@@ -93,6 +93,7 @@ class Writer:
         yield from by_label("llmdump_writer_flushes_total", dict(counts.flushes))
         yield Sample("llmdump_writer_fsync_seconds", self.store.sync_time)
         yield from by_label("llmdump_writer_write_errors_total", dict(counts.errors))
+        yield Sample("llmdump_records_unsynced_total", self.store.unsynced_records)
         yield Sample("llmdump_writer_resyncs_total", counts.resyncs)
         yield from by_label("llmdump_writer_rotations_total", dict(counts.rotations))
         yield Sample("llmdump_writer_segments_sealed_total", self.sealer.sealed)

@@ -29,6 +29,8 @@ class Store:
         self.watermark = Watermark(catalog.directory, settings.capture_min_free_bytes)
         self.sync_time = Histogram(SHORT_S)
         self.written_bytes = 0
+        self.unsynced_records = 0
+        """Records that were acknowledged before a sync that then failed."""
         self.converter = Converter()
         self._settings = settings
         self._writer = writer
@@ -42,7 +44,7 @@ class Store:
         return Buffer(self._writer, number, self._settings.capture_format, self.converter, time.time())
 
     def write(self, buffer: Buffer) -> None:
-        """Make durable what waits in `buffer`; deletes old segments first where the caps ask for it."""
+        """Write what waits in `buffer`, with `fsync: flush` durably; deletes old segments first where caps ask for it."""
         self._make_room(buffer)
         self.watermark.check(sum(map(len, buffer.waiting.values())))
         self._write(buffer)
@@ -52,7 +54,10 @@ class Store:
 
     def _write(self, buffer: Buffer) -> None:
         for one, waiting in buffer.waiting.items():
-            self._appender(buffer.names[one]).append(waiting)
+            appender = self._appender(buffer.names[one])
+            appender.append(waiting)
+            if self._settings.fsync == "flush":
+                appender.sync()
         self.written_bytes += sum(map(len, buffer.waiting.values()))
         buffer.written()
 
@@ -66,6 +71,7 @@ class Store:
         self._make_room(buffer)
         try:
             self._write(buffer)
+            self.sync(buffer)
         except OSError as err:
             log.warning("segment_without_footer", file=next(iter(buffer.names.values())).segment, error=error_name(err))
             self._abandon(buffer)
@@ -74,8 +80,15 @@ class Store:
         self.catalog.add(files)
         return list(files)
 
+    def sync(self, buffer: Buffer) -> None:
+        """With `fsync: interval`, make durable what was written since the last time."""
+        if self._settings.fsync == "interval":
+            for appender in self._appenders.values():
+                appender.sync()
+            buffer.synced = dict(buffer.stored)
+
     def fail(self, buffer: Buffer) -> None:
-        """After a failed `write`: give up what waits in `buffer` and the segment with it. Raises nothing."""
+        """After a failed `write` or `sync`: give up what waits in `buffer` and the segment with it. Raises nothing."""
         self._abandon(buffer)
         self._close_files()
         files = {buffer.names[one]: size for one, size in buffer.sizes.items() if size}
@@ -90,7 +103,7 @@ class Store:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, bytes(PROBE_BYTES))
-            if self._settings.fsync == "flush":
+            if self._settings.fsync != "off":
                 os.fsync(fd)
         finally:
             os.close(fd)
@@ -101,13 +114,16 @@ class Store:
         found = self._appenders.get(name.format)
         if found is None:
             path: Path = self.catalog.directory / name.file
-            found = Appender(path, sync=self._settings.fsync == "flush", sync_time=self.sync_time)
+            found = Appender(path, self.sync_time)
             self._appenders[name.format] = found
         return found
 
     def _abandon(self, buffer: Buffer) -> None:
-        for one, appender in self._appenders.items():
-            appender.abandon(buffer.sizes[one])
+        synced = [appender.abandon(buffer.sizes[one]) for one, appender in self._appenders.items()]
+        if self._settings.fsync == "interval" and not all(synced):
+            for instance, (above, last, count) in buffer.unsynced.items():
+                self.unsynced_records += count
+                log.error("acknowledged_but_not_synced", instance=instance, above=above, to=last, records=count)
 
     def _close_files(self) -> None:
         for appender in self._appenders.values():
