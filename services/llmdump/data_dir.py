@@ -2,6 +2,7 @@
 
 <data>/segments/w0-00000001.cbor         the truth: segment files, named writer-number.format
 <data>/segments/w0-00000001.cbor.zst     the same, sealed
+<data>/segments/deleted.jsonl            what retention has deleted, a line a file
 <data>/index.sqlite                      derived from the segments, may be deleted
 <data>/admin_token                       bearer token of the api, made at first start
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)

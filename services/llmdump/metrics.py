@@ -76,6 +76,8 @@ METRICS: Final = (
     Metric("llmdump_writer_segments_sealed_total", "counter", "writer", (), "Segment files compressed."),
     Metric("llmdump_writer_segments_deleted_total", "counter", "writer", ("reason",), "Segment files deleted by a cap."),
     Metric("llmdump_writer_segments_deleted_bytes_total", "counter", "writer", (), "Their bytes."),
+    Metric("llmdump_writer_segments_deleted_unindexed_total", "counter", "writer", (),
+           "Segment files deleted before they were indexed, since nothing else was left."),
     Metric("llmdump_writer_torn_bytes_total", "counter", "writer", (), "Bytes of torn tails cut off after a crash."),
     Metric("llmdump_writer_storage_bytes", "gauge", "writer", (), "All segment files of this writer."),
     Metric("llmdump_writer_disk_free_bytes", "gauge", "writer", (), "Free room where segment files are, when last asked for."),

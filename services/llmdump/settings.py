@@ -177,6 +177,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capture_total_max_bytes: Annotated[
         Size, Meta(description="All segment files of a writer together, the oldest go first; 0 for no limit.")
     ] = 10 * 1024 * 1024 * 1024
+    capture_max_age_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(description="Closed segment files are deleted when their last record is so old; 0 for never."),
+    ] = 0.0
     capture_min_free_bytes: Annotated[
         Size, Meta(description="Nothing is written that would leave less room than this on the disk; 0 to fill it up.")
     ] = 1024 * 1024 * 1024

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmdump import record, segment
+from llmdump.data_dir import DataDir
 from llmdump.settings import Settings
 from llmdump_writer.catalog import Catalog
 from llmdump_writer.recovery import recover
@@ -16,11 +17,18 @@ from tests.writer.traffic import INSTANCE, Tape, compact, pretty, realistic
 from tests.writer.writer_rig import chunk, located
 
 
+def catalog_of(directory: Path, settings: Settings) -> Catalog:
+    """Of a writer that found nothing."""
+    data = DataDir(directory)
+    data.segments = directory
+    return Catalog(data, Limits.of(settings), {})
+
+
 def begin(directory: Path, capture_format: str, records: list[bytes], *, close: bool = False, each: int = 1) -> list[Path]:
     """The files of a writer that stored these records, `each` a flush, and was then killed, or closed its segment."""
     directory.mkdir(exist_ok=True)
     settings = Settings(capture_format=capture_format)
-    store = Store(Catalog(directory, Limits.of(settings), {}), settings, "w0", 1)
+    store = Store(catalog_of(directory, settings), settings, "w0", 1)
     buffer = store.begin()
     for at, one in enumerate(records, 1):
         whole = record.decode(one)

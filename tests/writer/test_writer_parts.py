@@ -92,22 +92,18 @@ def test_nobody_waits_for_more_than_a_proxy_may_send() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "closed", "others", "reasons"),
+    ("limits", "closed", "total", "reason"),
     [
-        (Limits(1, 0, 0, 0), [5] * 9, 100, []),
-        (Limits(1, 0, 3, 0), [5] * 3, 100, []),
-        (Limits(1, 0, 3, 0), [5] * 5, 100, ["max_files"] * 2),
-        (Limits(1, 0, 0, 20), [5, 5], 10, []),
-        (Limits(1, 0, 0, 20), [5, 5], 11, ["total_max_bytes"]),
-        (Limits(1, 0, 0, 20), [5, 5], 50, ["total_max_bytes"] * 2),
-        (Limits(1, 0, 3, 20), [1, 9, 9, 9], 1, ["max_files", "total_max_bytes"]),
-        (Limits(1, 0, 1, 1), [], 50, []),
+        (Limits(1, 0, 0, 0), 9, 100, None),
+        (Limits(1, 0, 3, 0), 3, 100, None),
+        (Limits(1, 0, 3, 0), 4, 100, "max_files"),
+        (Limits(1, 0, 0, 20), 2, 20, None),
+        (Limits(1, 0, 0, 20), 2, 21, "total_max_bytes"),
+        (Limits(1, 0, 3, 20), 4, 28, "max_files"),
     ],
 )
-def test_the_oldest_closed_segments_go_until_the_caps_hold(
-    limits: Limits, closed: Sequence[int], others: int, reasons: list[str]
-) -> None:
-    assert limits.surplus(closed, others) == reasons
+def test_a_limit_is_exceeded_by_one_more_than_it_allows(limits: Limits, closed: int, total: int, reason: str | None) -> None:
+    assert limits.exceeded(closed, total) == reason
 
 
 @pytest.mark.parametrize(
@@ -220,6 +216,7 @@ def test_the_rules_come_from_the_settings() -> None:
         capture_rotate_interval_seconds=6,
         capture_max_files=7,
         capture_total_max_bytes=8,
+        capture_max_age_s=9.0,
     )
     assert FlushRule.of(settings) == (2.0, 3, 4)
-    assert Limits.of(settings) == (5000, 6, 7, 8)
+    assert Limits.of(settings) == (5000, 6, 7, 8, 9.0)

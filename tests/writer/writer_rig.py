@@ -212,9 +212,9 @@ def numbers(data: Path, file_format: str = "cbor", instance: str | None = None) 
 
 
 def files(data: Path) -> dict[str, int]:
-    """The names and sizes of what is in `segments`."""
+    """The names and sizes of what is in `segments`, but for the list of what was deleted."""
     found = {}
-    for path in sorted((data / "segments").iterdir()):
+    for path in sorted(path for path in (data / "segments").iterdir() if path.name != "deleted.jsonl"):
         with contextlib.suppress(FileNotFoundError):
             found[path.name] = path.stat().st_size
     return found

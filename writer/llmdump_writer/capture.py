@@ -274,6 +274,7 @@ class Capture:
     def tick(self) -> None:
         """Do what time asks for: flush, sync, close a segment for its age, try a disk that failed."""
         self._flush_if_due()
+        self._store.catalog.look_at_ages()
         now = self._clock()
         if self._buffer and self._sync_at is not None and now >= self._sync_at:
             self._sync(self._buffer)

@@ -1,56 +1,99 @@
 """The closed segments of one writer: their sizes, and the deletions that keep the caps.
 
 The capture thread closes and deletes, the sealer replaces a plain file by a sealed one; the lock here keeps the two
-apart, and a segment that was deleted meanwhile is not brought back by its seal. Oldest first, never the active one, and
-no deletion is silent.
+apart, and a segment that was deleted meanwhile is not brought back by its seal. Never the active one is deleted.
+
+Who goes first: sealed and indexed, then indexed, then the rest, each oldest first. What is too old goes in any case. No
+deletion is silent: a line in `deleted.jsonl`, a log line, a metric; and where the index did not have it yet, an error.
 """
 
 import threading
+import time
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from llmdump import log
 from llmdump.admin import count_swallowed
+from llmdump.data_dir import DataDir
 from llmdump.segment import Name
 from llmdump_writer.appender import sync_directory
+from llmdump_writer.deletions import Deletions
+from llmdump_writer.footer import Spans
+from llmdump_writer.indexed import indexed_segments
 from llmdump_writer.rotation import Limits
+
+LOOK_AT_AGES_EVERY_S: Final = 1.0
+
+
+class Closed(NamedTuple):
+    """A segment that is not added to any more."""
+
+    files: dict[Name, int]
+    """Their sizes."""
+    written_at: float
+    """When its last record was written, seconds since 1970."""
+    spans: Spans
 
 
 class Catalog:
     """What is on disk beside the active segment. For several threads."""
 
-    def __init__(self, directory: Path, limits: Limits, closed: dict[Name, int]) -> None:
-        """`closed` are the files found at the start, with their sizes, oldest first."""
-        self.directory = directory
+    def __init__(self, data: DataDir, limits: Limits, closed: dict[int, Closed]) -> None:
+        """`closed` are the segments found at the start by number. Deletes at once what the caps do not allow. Blocking."""
+        self.directory = data.segments
         self.deleted: dict[str, int] = {}
         """Segment files deleted, by reason."""
-        self.deleted_bytes = 0
+        self.deleted_bytes = self.deleted_unindexed = 0
+        self._index = data.index
         self._limits = limits
+        self._deletions = Deletions(data.segments)
         self._lock = threading.Lock()
-        self._closed: dict[int, dict[Name, int]] = {}
-        self._active_bytes = 0
-        self._making_bytes = 0
-        for name, size in closed.items():
-            self._closed.setdefault(name.number, {})[name] = size
+        self._closed = dict(closed)
+        self._active_bytes = self._making_bytes = 0
+        self._look_at_ages_at = 0.0
+        self.make_room(0)
 
     @property
     def total_bytes(self) -> int:
         """All segment files of this writer, and the one that the sealer is making."""
         with self._lock:
-            return self._closed_bytes() + self._active_bytes + self._making_bytes
+            return self._total_bytes()
 
-    def add(self, files: dict[Name, int]) -> None:
-        """The active segment was closed."""
+    def add(self, number: int, closed: Closed) -> None:
+        """The active segment was closed. Blocking."""
         with self._lock:
-            for name, size in files.items():
-                self._closed.setdefault(name.number, {})[name] = size
+            if closed.files:
+                self._closed[number] = closed
             self._active_bytes = 0
-            self._keep_limits()
+            self._keep_caps()
 
     def make_room(self, active_bytes: int) -> None:
         """The active segment is about to have this size: delete what the caps then do not allow. Blocking."""
         with self._lock:
             self._active_bytes = active_bytes
-            self._keep_limits()
+            self._keep_caps()
+            self._deletions.write()
+
+    def take_spare_bytes(self, wanted: int) -> int:
+        """How much of what is wanted the cap leaves, without deleting anything; counted until the next `make_room`."""
+        with self._lock:
+            self._active_bytes = 0
+            spare = max(0, self._limits.total_bytes - self._total_bytes()) if self._limits.total_bytes else wanted
+            self._active_bytes = min(wanted, spare)
+            return self._active_bytes
+
+    def look_at_ages(self) -> None:
+        """Delete what is too old. Cheap enough to be called at every turn. Blocking."""
+        now = time.monotonic()
+        if not self._limits.keep_s or now < self._look_at_ages_at:
+            return
+        self._look_at_ages_at = now + LOOK_AT_AGES_EVERY_S
+        oldest = time.time() - self._limits.keep_s
+        with self._lock:
+            overdue = [number for number in sorted(self._closed) if self._closed[number].written_at < oldest]
+            indexed = indexed_segments(self._index) if overdue else frozenset()
+            for number in overdue:
+                self._delete(number, "max_age", indexed)
 
     # --- for the sealer
 
@@ -58,7 +101,7 @@ class Catalog:
         """As `make_room` for the file that the sealer is making; whether the segment it is made from is still there."""
         with self._lock:
             self._making_bytes = making_bytes
-            self._keep_limits()
+            self._keep_caps()
             return self._has(name)
 
     def replace(self, name: Name, made: Path) -> bool:
@@ -76,8 +119,9 @@ class Catalog:
             made.rename(self.directory / sealed.file)
             sync_directory(self.directory)
             (self.directory / name.file).unlink()
-            del self._closed[name.number][name]
-            self._closed[name.number][sealed] = size
+            files = self._closed[name.number].files
+            del files[name]
+            files[sealed] = size
             return True
 
     def abandon_seal(self) -> None:
@@ -85,30 +129,52 @@ class Catalog:
         with self._lock:
             self._making_bytes = 0
 
-    # --- under the lock
+    # --- with the lock held
 
     def _has(self, name: Name) -> bool:
-        return name in self._closed.get(name.number, ())
+        return name.number in self._closed and name in self._closed[name.number].files
 
-    def _closed_bytes(self) -> int:
-        return sum(sum(files.values()) for files in self._closed.values())
+    def _total_bytes(self) -> int:
+        return sum(sum(one.files.values()) for one in self._closed.values()) + self._active_bytes + self._making_bytes
 
-    def _keep_limits(self) -> None:
-        oldest_first = sorted(self._closed)
-        sizes = [sum(self._closed[number].values()) for number in oldest_first]
-        reasons = self._limits.surplus(sizes, self._active_bytes + self._making_bytes)
-        for number, reason in zip(oldest_first, reasons, strict=False):
-            self._delete(number, reason)
+    def _keep_caps(self) -> None:
+        count, total = len(self._closed), self._total_bytes()
+        if not self._limits.exceeded(count, total):
+            return
+        indexed = indexed_segments(self._index)
+        for number in sorted(self._closed, key=lambda number: (self._rank(number, indexed), number)):
+            reason = self._limits.exceeded(count, total)
+            if not reason:
+                return
+            count, total = count - 1, total - sum(self._closed[number].files.values())
+            self._delete(number, reason, indexed)
 
-    def _delete(self, number: int, reason: str) -> None:
-        for name, size in self._closed.pop(number).items():
+    def _rank(self, number: int, indexed: frozenset[str]) -> int:
+        """Who goes first. A segment in two formats is indexed from one of them."""
+        names = self._closed[number].files
+        if not any(name.segment in indexed for name in names):
+            return 2
+        return 0 if all(name.sealed for name in names) else 1
+
+    def _delete(self, number: int, reason: str, indexed: frozenset[str]) -> None:
+        known = self._rank(number, indexed) < 2
+        one = self._closed.pop(number)
+        for name, size in one.files.items():
+            self._deletions.note(name.segment, time.time(), reason, size, one.spans, indexed=known)
             try:
                 (self.directory / name.file).unlink(missing_ok=True)
             except OSError as err:
                 count_swallowed("delete_segment")
                 log.error("segment_not_deleted", file=name.file, error=err.strerror or err)
-                self._closed.setdefault(number, {})[name] = size
+                self._closed.setdefault(number, one._replace(files={})).files[name] = size
                 continue
-            self.deleted[reason] = self.deleted.get(reason, 0) + 1
-            self.deleted_bytes += size
-            log.warning("segment_deleted", file=name.file, bytes=size, reason=reason)
+            self._deleted(name, size, reason, known)
+
+    def _deleted(self, name: Name, size: int, reason: str, known: bool) -> None:
+        self.deleted[reason] = self.deleted.get(reason, 0) + 1
+        self.deleted_bytes += size
+        self.deleted_unindexed += not known
+        if known:
+            log.warning("segment_deleted", file=name.file, bytes=size, reason=reason, indexed="yes")
+        else:
+            log.error("segment_deleted", file=name.file, bytes=size, reason=reason, indexed="no")

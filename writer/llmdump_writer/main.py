@@ -75,7 +75,7 @@ class Writer:
         name = f"w{process.presence.card.slot}"
         found = recover(directory, name)
         self._torn_bytes = found.torn_bytes
-        self.catalog = Catalog(directory, Limits.of(settings), found.closed)
+        self.catalog = Catalog(process.data, Limits.of(settings), found.closed)
         self.store = Store(self.catalog, settings, name, found.next_number)
         self.sealer = Sealer(self.catalog)
         seal = self.sealer.seal if settings.capture_seal else _leave_plain
@@ -99,6 +99,7 @@ class Writer:
         yield Sample("llmdump_writer_segments_sealed_total", self.sealer.sealed)
         yield from by_label("llmdump_writer_segments_deleted_total", dict(catalog.deleted))
         yield Sample("llmdump_writer_segments_deleted_bytes_total", catalog.deleted_bytes)
+        yield Sample("llmdump_writer_segments_deleted_unindexed_total", catalog.deleted_unindexed)
         yield Sample("llmdump_writer_torn_bytes_total", self._torn_bytes)
         yield Sample("llmdump_writer_storage_bytes", catalog.total_bytes)
         if self.store.watermark.free_bytes is not None:

@@ -28,6 +28,7 @@ from llmdump.seekable import SealedFile
 from llmdump.segment import Damage, Located, Name
 from llmdump_writer import footer
 from llmdump_writer.appender import sync_directory, write_all
+from llmdump_writer.catalog import Closed
 from llmdump_writer.footer import Spans
 from llmdump_writer.lines import Converter
 
@@ -45,8 +46,8 @@ class Found(NamedTuple):
 
     held: dict[str, int]
     """For each instance the highest number, oldest instance first."""
-    closed: dict[Name, int]
-    """Segment files and their sizes on disk, oldest first."""
+    closed: dict[int, Closed]
+    """By number."""
     next_number: int
     unsealed: list[Name]
     torn_bytes: int
@@ -67,6 +68,7 @@ def recover(directory: Path, writer: str) -> Found:
     names = [name for name in segment.find(directory) if name.writer == writer]
     held: dict[str, int] = {}
     unsealed: list[Name] = []
+    closed: dict[int, Closed] = {}
     torn_bytes = 0
     for number in sorted({name.number for name in names}):
         twins = [name for name in names if name.number == number]
@@ -74,14 +76,13 @@ def recover(directory: Path, writer: str) -> Found:
         torn_bytes += cut
         for instance, (_, last, _) in spans.items():
             held[instance] = max(last, held.pop(instance, 0))
+        stats = {name: (directory / name.file).stat() for name in twins if (directory / name.file).exists()}
+        if stats:
+            sizes = {name: stat.st_size for name, stat in stats.items()}
+            closed[number] = Closed(sizes, max(stat.st_mtime for stat in stats.values()), spans)
         unsealed += [name for name in twins if not name.sealed and (directory / name.file).exists()]
-    sizes = {name: _size(directory / name.file) for name in names}
     last_number = max((name.number for name in names), default=0)
-    return Found(held, {name: size for name, size in sizes.items() if size}, last_number + 1, unsealed, torn_bytes)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return Found(held, closed, last_number + 1, unsealed, torn_bytes)
 
 
 def _remove_leftovers(directory: Path, writer: str) -> None:
@@ -156,10 +157,12 @@ def _close(path: Path, name: Name, kept: _Whole) -> int:
     cut = path.stat().st_size - kept.end
     if kept.records:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        written_ns = os.fstat(fd).st_mtime_ns
         try:
             os.ftruncate(fd, kept.end)
             os.fsync(fd)
             _append_footer(fd, name, kept)
+            os.utime(fd, ns=(written_ns, written_ns))  # its age counts from its last record
         finally:
             os.close(fd)
     else:

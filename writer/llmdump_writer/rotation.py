@@ -1,4 +1,4 @@
-"""When a segment is closed, and which closed ones are deleted. Pure: sizes and times in, decisions out."""
+"""When a segment is closed, and when closed ones are too many. Pure: sizes and times in, decisions out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +13,8 @@ class Limits(NamedTuple):
     age_s: float
     files: int
     total_bytes: int
+    keep_s: float = 0.0
+    """From the last record of a segment."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
@@ -22,6 +24,7 @@ class Limits(NamedTuple):
             settings.capture_rotate_interval_seconds,
             settings.capture_max_files,
             settings.capture_total_max_bytes,
+            settings.capture_max_age_s,
         )
 
     def fits(self, files: Sequence[int]) -> bool:
@@ -33,19 +36,8 @@ class Limits(NamedTuple):
         """When a segment that was begun at `created_at` is closed for its age."""
         return created_at + self.age_s if self.age_s else None
 
-    def surplus(self, closed: Sequence[int], others_bytes: int) -> list[str]:
-        """For each closed segment to delete, oldest first, the reason. `closed` are sizes, oldest first.
-
-        `others_bytes` is what counts and stays: the active segment with what will be written to it, files in the making.
-        """
-        reasons = []
-        count, total = len(closed), sum(closed) + others_bytes
-        for size in closed:
-            if self.files and count > self.files:
-                reasons.append("max_files")
-            elif self.total_bytes and total > self.total_bytes:
-                reasons.append("total_max_bytes")
-            else:
-                break
-            count, total = count - 1, total - size
-        return reasons
+    def exceeded(self, closed: int, total_bytes: int) -> str | None:
+        """Which limit so many closed segments, or so many bytes of all files, are beyond."""
+        if self.files and closed > self.files:
+            return "max_files"
+        return "total_max_bytes" if self.total_bytes and total_bytes > self.total_bytes else None

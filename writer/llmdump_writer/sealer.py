@@ -85,7 +85,12 @@ class Sealer:
                 if self._stopping.is_set() or not self._catalog.make_room_for_seal(name, total):
                     return False
                 write_all(fd, frame)
-            write_all(fd, seekable.seek_table(sizes))
+            table = seekable.seek_table(sizes)
+            if not self._catalog.make_room_for_seal(name, sum(compressed for compressed, _ in sizes) + len(table)):
+                return False
+            write_all(fd, table)
+            written_ns = (self._catalog.directory / name.file).stat().st_mtime_ns
+            os.utime(fd, ns=(written_ns, written_ns))  # its age counts from its last record
             os.fsync(fd)
         finally:
             os.close(fd)

@@ -13,7 +13,7 @@ from llmdump.segment import Name
 from llmdump.settings import Settings
 from llmdump_writer.appender import Appender, write_all
 from llmdump_writer.buffer import Buffer
-from llmdump_writer.catalog import Catalog
+from llmdump_writer.catalog import Catalog, Closed
 from llmdump_writer.lines import Converter
 from llmdump_writer.watermark import LowDiskError, Watermark
 
@@ -76,9 +76,7 @@ class Store:
             log.warning("segment_without_footer", file=next(iter(buffer.names.values())).segment, error=error_name(err))
             self._abandon(buffer)
         self._close_files()
-        files = {buffer.names[one]: size for one, size in buffer.sizes.items()}
-        self.catalog.add(files)
-        return list(files)
+        return self._add_to_catalog(buffer)
 
     def sync(self, buffer: Buffer) -> None:
         """With `fsync: interval`, make durable what was written since the last time."""
@@ -91,10 +89,14 @@ class Store:
         """After a failed `write` or `sync`: give up what waits in `buffer` and the segment with it. Raises nothing."""
         self._abandon(buffer)
         self._close_files()
-        files = {buffer.names[one]: size for one, size in buffer.sizes.items() if size}
-        self.catalog.add(files)
+        files = self._add_to_catalog(buffer)
         if files:
-            log.warning("segment_suspect", file=next(iter(files)).segment, kept_bytes=sum(files.values()))
+            log.warning("segment_suspect", file=files[0].segment, kept_bytes=sum(buffer.sizes.values()))
+
+    def _add_to_catalog(self, buffer: Buffer) -> list[Name]:
+        files = {buffer.names[one]: size for one, size in buffer.sizes.items() if size}
+        self.catalog.add(buffer.number, Closed(files, time.time(), buffer.stored))
+        return list(files)
 
     def probe(self) -> None:
         """Find out whether the disk takes data: write a file, sync it, remove it."""
@@ -102,13 +104,14 @@ class Store:
         path = self.catalog.directory / f"{self._writer}.probe.tmp"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            write_all(fd, bytes(PROBE_BYTES))
+            write_all(fd, bytes(self.catalog.take_spare_bytes(PROBE_BYTES)))
             if self._settings.fsync != "off":
                 os.fsync(fd)
         finally:
             os.close(fd)
             with contextlib.suppress(OSError):
                 path.unlink()
+            self.catalog.make_room(0)
 
     def _appender(self, name: Name) -> Appender:
         found = self._appenders.get(name.format)
