@@ -77,6 +77,32 @@ def write_all(fd: int, content: bytes | bytearray) -> None:
         view = view[os.write(fd, view) :]
 
 
+def is_cut(path: Path, keep_bytes: int) -> bool:
+    """Whether `abandon` left no more than this in the file. Blocking. Raises nothing."""
+    try:
+        return path.stat().st_size <= keep_bytes and bool(keep_bytes)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def cut(path: Path, keep_bytes: int) -> None:
+    """Do what `abandon` could not. Blocking. Raises OSError; a file that is gone is cut."""
+    try:
+        if not keep_bytes:
+            path.unlink()
+            return
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.ftruncate(fd, keep_bytes)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(directory: Path) -> None:
     """Make names in a directory durable. Blocking. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

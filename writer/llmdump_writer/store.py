@@ -11,7 +11,7 @@ from llmdump import log
 from llmdump.metrics import SHORT_S, Histogram
 from llmdump.segment import Name
 from llmdump.settings import Settings
-from llmdump_writer.appender import Appender, write_all
+from llmdump_writer.appender import Appender, cut, is_cut, write_all
 from llmdump_writer.buffer import Buffer
 from llmdump_writer.catalog import Catalog, Closed
 from llmdump_writer.lines import Converter
@@ -36,6 +36,8 @@ class Store:
         self._writer = writer
         self._next_number = next_number
         self._appenders: dict[str, Appender] = {}
+        self._uncut: dict[Path, int] = {}
+        """Files with records that were given up, and what is to be kept of them."""
 
     def begin(self) -> Buffer:
         """A new segment, in memory only."""
@@ -86,9 +88,17 @@ class Store:
             buffer.synced = dict(buffer.stored)
 
     def fail(self, buffer: Buffer) -> None:
-        """After a failed `write` or `sync`: give up what waits in `buffer` and the segment with it. Raises nothing."""
+        """After a failed `write` or `sync`: give up what waits in `buffer` and the segment with it. Raises nothing.
+
+        Where the disk refuses even to cut the file back, `probe` does it before anything is stored or said again:
+        what is sent once more must not stand in an older file (docs/wire.md, rule 2).
+        """
         self._abandon(buffer)
         self._close_files()
+        for one, keep_bytes in buffer.sizes.items():
+            path = self.catalog.directory / buffer.names[one].file
+            if not is_cut(path, keep_bytes):
+                self._uncut[path] = keep_bytes
         files = self._add_to_catalog(buffer)
         if files:
             log.warning("segment_suspect", file=files[0].segment, kept_bytes=sum(buffer.sizes.values()))
@@ -99,7 +109,10 @@ class Store:
         return list(files)
 
     def probe(self) -> None:
-        """Find out whether the disk takes data: write a file, sync it, remove it."""
+        """Cut back what could not be, then find out whether the disk takes data: write a file, sync it, remove it."""
+        for path, keep_bytes in list(self._uncut.items()):
+            cut(path, keep_bytes)
+            del self._uncut[path]
         self.watermark.look(PROBE_BYTES)
         path = self.catalog.directory / f"{self._writer}.probe.tmp"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
