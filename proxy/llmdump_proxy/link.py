@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from llmdump import log, presence, wire
+from llmdump import keys, log, presence, wire
 from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
 from llmdump.metrics import Sample
@@ -54,7 +55,7 @@ class Shipping:
     """Takes records from the forwarding loop and gets them to the writers. All methods are for the loop's thread."""
 
     def __init__(self, settings: Settings, data: DataDir, instance: str, loop: asyncio.AbstractEventLoop) -> None:
-        """`instance`, 16 ASCII characters, is unique to this process: it numbers the records."""
+        """`instance`, 16 ASCII characters, is unique to this process: it numbers the records. Raises KeyFileError."""
         self.outbox = Outbox(settings.capture_memory_bytes)
         self.on_room: Callable[[], None] | None = None
         """Called when there is room again after a record was refused."""
@@ -62,6 +63,9 @@ class Shipping:
         self._run = data.run
         self._instance = instance.encode("ascii")
         self._fixed = settings.writer_endpoints
+        self._curve = keys.of_proxy(settings)
+        for reason in filter(None, (keys.refusal(one, curve=self._curve is not None) for one in self._fixed)):
+            raise keys.KeyFileError(reason)
         # A writer may keep records this long before it flushes; only after that is silence a sign.
         self._stall_s = STALL_S + settings.capture_flush_interval
         self._context = zmq.Context()
@@ -191,7 +195,8 @@ class Shipping:
         """A writer's socket is kept for good: the next writer at this endpoint has the files of the last."""
         if endpoint not in self._peers:
             session = Session(self.outbox, _draw_nonce, self._stall_s)
-            self._peers[endpoint] = _Peer(self._loop, self._context, endpoint, self._instance, session, self._released)
+            options = partial(_set_options, endpoint=endpoint, instance=self._instance, curve=self._curve)
+            self._peers[endpoint] = _Peer(self._loop, self._context, endpoint, options, session, self._released)
 
 
 def _draw_nonce() -> bytes:
@@ -206,7 +211,7 @@ class _Peer:
         loop: asyncio.AbstractEventLoop,
         context: "zmq.Context[zmq.Socket[bytes]]",
         endpoint: str,
-        instance: bytes,
+        set_options: Callable[["zmq.Socket[bytes]"], None],
         session: Session,
         released: Callable[[], None],
     ) -> None:
@@ -216,7 +221,7 @@ class _Peer:
         self._released = released
         self._log_again_at = 0.0
         self._socket = context.socket(zmq.DEALER)
-        _set_options(self._socket, endpoint, instance)
+        set_options(self._socket)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._fds = (int(self._socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD)))
         for fd in self._fds:
@@ -315,7 +320,7 @@ def _events(socket: "zmq.Socket[bytes]") -> int:
     return socket.get(_EVENTS)  # type: ignore[return-value]  # this option is always a number
 
 
-def _set_options(socket: "zmq.Socket[bytes]", endpoint: str, instance: bytes) -> None:
+def _set_options(socket: "zmq.Socket[bytes]", endpoint: str, instance: bytes, curve: keys.ProxyKeys | None) -> None:
     socket.setsockopt(zmq.ROUTING_ID, instance)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.SNDHWM, SEND_HWM)
@@ -324,3 +329,7 @@ def _set_options(socket: "zmq.Socket[bytes]", endpoint: str, instance: bytes) ->
     socket.setsockopt(zmq.MAXMSGSIZE, FROM_WRITER_BYTES_MAX)
     if endpoint.startswith("tcp:"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
+    if endpoint.startswith("tcp:") and curve:
+        socket.setsockopt(zmq.CURVE_SECRETKEY, curve.secret)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, curve.public)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, curve.writer)

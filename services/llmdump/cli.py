@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "banner": "Where to point a client, where to read, how to see a first capture.",
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
+    "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "status": "The living processes and their health; exit code 0 if all four work.",
 }
 
@@ -22,6 +23,7 @@ Examples:
   llmdump banner                                    where everything is
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
+  llmdump keys new --dir keys                       proxies on other hosts
   llmdump config --reference                        every setting
   LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force
 

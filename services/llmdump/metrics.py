@@ -72,6 +72,8 @@ METRICS: Final = (
     Metric("llmdump_records_unsynced_total", "counter", "writer", (),
            "Records that were acknowledged before a sync that then failed (fsync interval): they may be lost."),
     Metric("llmdump_writer_resyncs_total", "counter", "writer", (), "Sessions that had to begin again."),
+    Metric("llmdump_writer_connections_refused_total", "counter", "writer", (),
+           "Connections over tcp:// without an admitted CURVE key."),
     Metric("llmdump_writer_rotations_total", "counter", "writer", ("trigger",), "Segment files closed, by reason."),
     Metric("llmdump_writer_segments_sealed_total", "counter", "writer", (), "Segment files compressed."),
     Metric("llmdump_writer_segments_deleted_total", "counter", "writer", ("reason",), "Segment files deleted by a cap."),

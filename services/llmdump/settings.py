@@ -146,6 +146,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="ZeroMQ endpoints of the writers. Empty: those found in the data directory."),
     ] = ()
 
+    curve_writer_secret_key_file: Annotated[
+        str, Meta(description="At a writer: its secret CURVE key, as `llmdump keys new` writes it. Empty: no tcp:// to others.")
+    ] = ""
+    curve_proxy_public_keys_file: Annotated[
+        str, Meta(description="At a writer: the public keys of the proxies that may connect, a line each.")
+    ] = ""
+    curve_proxy_secret_key_file: Annotated[str, Meta(description="At a proxy: its secret CURVE key.")] = ""
+    curve_writer_public_key_file: Annotated[
+        str, Meta(description="At a proxy: the public key of the writers it sends to over tcp://.")
+    ] = ""
+
     # --- segment files
     capture_format: Annotated[
         Literal["cbor", "jsonl", "both"], Meta(description="cbor is exact and fast; jsonl is for eyes and jq.")

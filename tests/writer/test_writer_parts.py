@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from llmdump import record
+from llmdump.keys import refusal
 from llmdump.settings import Settings
 from llmdump.wire import WINDOW_BYTES, Batch, ProtocolError
 from llmdump_writer import batch, footer
 from llmdump_writer.flush import FlushRule, Waiting
 from llmdump_writer.lines import Converter
-from llmdump_writer.link import refusal
 from llmdump_writer.rotation import Limits
 from llmdump_writer.sessions import Instance, Sessions, Verdict
 from tests.writer.writer_rig import chunk
@@ -203,8 +203,9 @@ def test_hostile_lengths_are_refused_and_never_read_beyond() -> None:
         ("tcp://192.168.1.1:5", True),
     ],
 )
-def test_tcp_is_for_loopback(endpoint: str, refused: bool) -> None:
-    assert bool(refusal(endpoint)) is refused
+def test_tcp_without_keys_is_for_loopback(endpoint: str, refused: bool) -> None:
+    assert bool(refusal(endpoint, curve=False)) is refused
+    assert refusal(endpoint, curve=True) is None
 
 
 def test_the_rules_come_from_the_settings() -> None:

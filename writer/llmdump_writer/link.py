@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import zmq
 
 from llmdump import wire
+from llmdump.keys import WriterKeys
 from llmdump.record import RECORD_BYTES_MAX
 from llmdump_writer.capture import Capture
+from llmdump_writer.gate import Gate
 
 MESSAGES_A_TURN_MAX: Final = 256
 MESSAGE_BYTES_MAX: Final = RECORD_BYTES_MAX + 64 * 1024
@@ -28,21 +29,13 @@ LINGER_MS: Final = 200
 DRAIN_S: Final = 0.3
 """How long a writer that leaves takes what still comes; one silence of `_DRAIN_IDLE_MS` ends it."""
 _DRAIN_IDLE_MS: Final = 30
-_LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
-
-
-def refusal(endpoint: str) -> str | None:
-    """Why a writer may not listen there, in a line for the user; None if it may."""
-    if endpoint.startswith("tcp://") and urlsplit(endpoint).hostname not in _LOOPBACK:
-        return f"writer_endpoints: {endpoint} can be reached from other hosts, and tcp:// without CURVE is for loopback only"
-    return None
 
 
 class Link:
     """The socket of one writer and its thread."""
 
-    def __init__(self, capture: Capture, endpoint: str) -> None:
-        """Bind. Raises OSError with a line for the user."""
+    def __init__(self, capture: Capture, endpoint: str, keys: WriterKeys | None) -> None:
+        """Bind; with `keys` a tcp endpoint is for their owners only. Raises OSError with a line for the user."""
         self._capture = capture
         self._endpoint = endpoint
         self._context = zmq.Context()
@@ -54,6 +47,7 @@ class Link:
             (zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX), (zmq.IPV6, 1),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
+        self._gate = Gate(self._context, self._socket, keys) if keys and endpoint.startswith("tcp:") else None
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as err:
@@ -64,17 +58,28 @@ class Link:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_out, zmq.POLLIN)
+        for socket in self._gate.sockets if self._gate else ():
+            poller.register(socket, zmq.POLLIN)
         try:
             while not self._drain.is_set():
                 poller.poll(math.floor(self._capture.wait_s() * 1000))
+                if self._gate:
+                    self._gate.turn()
                 self._receive()
                 self._capture.tick()
                 self._send()
             self._leave()
         finally:
+            if self._gate:
+                self._gate.close(self._socket)
             self._socket.close(linger=LINGER_MS)
             self._context.term()
             _remove_socket(self._endpoint)
+
+    @property
+    def refused(self) -> int:
+        """Connections refused for their keys, or that they had none. For any thread."""
+        return self._gate.refused if self._gate else 0
 
     def stop(self) -> None:
         """Make `run` end: within about `DRAIN_S`, a flush and `LINGER_MS`. For any thread."""

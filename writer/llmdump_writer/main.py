@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
-from llmdump import admin, log
+from llmdump import admin, keys, log
 from llmdump.metrics import Sample, by_label
 from llmdump.process import Process, fail
 from llmdump.process import main as process_main
 from llmdump_writer.capture import Capture
 from llmdump_writer.catalog import Catalog
-from llmdump_writer.link import Link, refusal
+from llmdump_writer.link import Link
 from llmdump_writer.recovery import recover
 from llmdump_writer.rotation import Limits
 from llmdump_writer.sealer import Sealer
@@ -36,10 +36,16 @@ def main() -> NoReturn:
 
 async def serve(process: Process) -> None:
     """Work as a writer until told to stop; nothing that was acknowledged is only in memory, at any time."""
-    endpoint = _endpoint(process)
+    writer_keys = keys.of_writer(process.settings)
+    endpoint = _endpoint(process, curve=writer_keys is not None)
     writer = Writer(process)
-    link = Link(writer.capture, endpoint)
-    runner = await admin.serve(process.settings.writer_admin_listen, process.presence, writer.samples, writer.health)
+    link = Link(writer.capture, endpoint, writer_keys)
+
+    def samples() -> Iterator[Sample]:
+        yield Sample("llmdump_writer_connections_refused_total", link.refused)
+        yield from writer.samples()
+
+    runner = await admin.serve(process.settings.writer_admin_listen, process.presence, samples, writer.health)
     writer.sealer.start()
     capturing = asyncio.create_task(asyncio.to_thread(link.run), name="capture")
     process.started(listen=endpoint)
@@ -54,13 +60,13 @@ async def serve(process: Process) -> None:
     await runner.cleanup()
 
 
-def _endpoint(process: Process) -> str:
+def _endpoint(process: Process, *, curve: bool) -> str:
     """Where this writer takes records. Leaves with a line on stderr where it may not."""
     slot, fixed = process.presence.card.slot, process.settings.writer_endpoints
     if fixed and slot >= len(fixed):
         fail(f"writer_endpoints names {len(fixed)} writers and they run already: add an endpoint or start fewer writers")
     endpoint = fixed[slot] if fixed else process.data.writer_endpoint(slot)
-    reason = refusal(endpoint)
+    reason = keys.refusal(endpoint, curve=curve)
     if reason:
         fail(reason)
     return endpoint
