@@ -8,14 +8,14 @@ happens after a restart, so there is nothing to load at the start.
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from llmdump import ledger
 from llmdump.admin import count_swallowed
+from llmdump.ledger import About, Gap
 from llmdump.positions import Piece, Runs
 from llmdump.record import CLIENT_TO_PROXY, NO_EXCHANGE, Record
 from llmdump.segment import Damage, Located
-from llmdump_indexer import ledger
 from llmdump_indexer.assembly import Exchange, begin
 from llmdump_indexer.index import Changes, DamageRow, Found, Index, LedgerRow, PositionRow, SegmentRow
-from llmdump_indexer.ledger import About, Gap
 from llmdump_indexer.tail import Step
 
 OPEN_MAX: Final = 20_000

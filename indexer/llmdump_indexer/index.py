@@ -19,9 +19,9 @@ import apsw
 import apsw.bestpractice
 import orjson
 
+from llmdump.ledger import About, Gap, Runs
 from llmdump.positions import Piece
 from llmdump_indexer.assembly import Exchange
-from llmdump_indexer.ledger import About, Gap, Runs
 
 # Readers hold no write lock; a checkpoint that meets one waits for its short query.
 BUSY_TIMEOUT_MS: Final = 5000

@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
     "status": "The living processes and their health; exit code 0 if all four work.",
+    "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",
 }
 
 EXAMPLES: Final = """
@@ -22,6 +23,7 @@ Examples:
   llmdump banner                                    where everything is
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
+  llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
   LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force
 
