@@ -24,8 +24,8 @@ from llmdump.values import integer
 
 _LOOK_EVERY_S: Final = 0.05
 
-ReadTo = Callable[[Name], float]
-"""How many bytes of a segment the index has read; infinity for all there will be."""
+ReadTo = Callable[[Name], float | None]
+"""How many bytes of a segment the index has read, infinity for all there will be; None: it reads the other format of it."""
 
 
 class Seen:
@@ -231,16 +231,20 @@ class _Writer:
 
     def _file(self, name: Name, patience_s: float | None) -> None:
         survey, read_to, order = self._survey, self._read_to(name), self._formats[name.format]
+        twin = self._formats["jsonl" if name.format == "cbor" else "cbor"]
         survey.files += 1
         for found in _read(self._data, name, patience_s, survey, self._advance):
             if isinstance(found, Damage):
                 survey.damages.append((name.file, found))
                 order.place(DAMAGED, f"{name.file} at {found.offset}")
                 continue
-            survey.note(name, found.record, found.offset >= read_to)
+            instance, number = found.record.instance, found.record.number
+            # The file in the other format was read a moment ago, and may have grown since.
+            beyond = number > twin.last.get(instance, 0) if read_to is None else found.offset >= read_to
+            survey.note(name, found.record, beyond)
             if found.record.kind != "footer":
-                order.record(found.record.instance, found.record.number)
-                self._all.record(found.record.instance, found.record.number)
+                order.record(instance, number)
+                self._all.record(instance, number)
 
 
 def _read(

@@ -96,7 +96,7 @@ SPANS = st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda pair: (min(
     settled=st.integers(0, 30),
     within=st.none() | SPANS,
 )
-def test_what_is_said_is_what_a_model_with_sets_says(  # noqa: PLR0917
+def test_what_is_said_is_what_a_model_with_sets_says(
     present: set[int],
     made: int,
     told: list[tuple[int, int]],
@@ -166,7 +166,7 @@ def test_a_window_never_leaves_out_what_was_made_within(times: list[float], lost
     )
     made_within = {number for number, ts in enumerate(times, 1) if since <= ts < until}
     assert made_within <= as_set([(begin, end)])
-    assert {number for number in as_set([(begin, end)]) & set(there)} <= made_within
+    assert as_set([(begin, end)]) & set(there) <= made_within
 
 
 def test_a_died_instance_counts_where_its_last_record_lies() -> None:

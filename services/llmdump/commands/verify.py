@@ -135,13 +135,13 @@ def _from_index(data: DataDir, ask: Callable[[apsw.Connection], Any]) -> Any:
         raise UnreadableError(f"cannot read {data.index}: {err}; `llmdump rebuild` makes it anew") from err
 
 
-def _read_to(known: list[Segment]) -> Callable[[Name], float]:
+def _read_to(known: list[Segment]) -> Callable[[Name], float | None]:
     """How far the index has read a segment. Of two formats it reads one: it will not read the other."""
     offsets = {one.name: math.inf if one.closed else float(one.offset) for one in known}
 
-    def look(name: Name) -> float:
+    def look(name: Name) -> float | None:
         twin = name._replace(format="jsonl" if name.format == "cbor" else "cbor")
-        return offsets.get(name.segment, math.inf if twin.segment in offsets else 0.0)
+        return offsets.get(name.segment, None if twin.segment in offsets else 0.0)
 
     return look
 
