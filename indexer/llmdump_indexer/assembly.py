@@ -24,6 +24,9 @@ REQUEST_DECODED_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much of a compressed request body is decoded to find the model in it."""
 NO_KEY: Final = "0" * 16
 
+LOST: Final = "lost"
+"""The end reason of an exchange whose proxy died: there is no `end` record, and none will come."""
+
 _CUT_OFF: Final = frozenset({"client_closed", "upstream_closed", "timeout", "shutdown"})
 _STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 _PATH_MODEL = re.compile(r"/models/([^/:]+):")
@@ -84,6 +87,8 @@ class Exchange:
     def apply(self, record: Record) -> None:
         """Take in the next record of this exchange. Kinds that say nothing about a row are passed over."""
         self.last_record = record.number
+        if self.end_reason == LOST:
+            self.end_reason = None  # its records were still on their way
         kind = record.kind
         if kind == "chunk":
             self._chunk(record)
@@ -97,6 +102,11 @@ class Exchange:
             self.status = integer(record.meta.get("sc"))
         elif kind == "end":
             self._end(record)
+
+    def lose(self) -> None:
+        """Its proxy died. When exactly it ended, and how, nobody knows."""
+        self.end_reason = LOST
+        self.request = None
 
     def remember(self, record: Record) -> None:
         """Bring the search in the request body on by a record that was applied before: only the search changes."""
