@@ -88,7 +88,7 @@ class Absorb:
             held = self._held.get(exchange)
             if held is None:
                 found = self._index.find(exchange)
-                assert found is not None, "a row that was there a moment ago, and nobody else writes"
+                assert found is not None, "find would have raised ReplacedError if anybody else had written"
                 held = self._held[exchange] = _restored(found)
             self._touch(held)
             held.exchange.lose()

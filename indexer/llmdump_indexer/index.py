@@ -162,7 +162,9 @@ class Index:
 
     def ledger(self, instance: str) -> Runs:
         """The numbers of an instance that have been read."""
-        return Runs(self._db.execute("SELECT first, last FROM ledger WHERE instance = ? ORDER BY first", (instance,)))
+        runs = Runs(self._db.execute("SELECT first, last FROM ledger WHERE instance = ? ORDER BY first", (instance,)))
+        self._check()
+        return runs
 
     def traces(self) -> int:
         """The highest number of a row, 0 if there is none."""
@@ -180,13 +182,15 @@ class Index:
         """Exchanges of an instance whose rows have no end yet, the oldest first, `most` at most."""
         rows = self._db.execute(
             "SELECT id FROM trace WHERE end_reason IS NULL AND instance = ? ORDER BY number LIMIT ?", (instance, most)
-        )
+        ).fetchall()
+        self._check()
         return [exchange for (exchange,) in rows]
 
     def find(self, exchange: str) -> Found | None:
-        """The exchange of this id as its row says, if there is one."""
-        row = next(self._db.execute(_FIND_TRACE, (exchange,)), None)
+        """The exchange of this id as its row says, if there is one. Raises ReplacedError."""
+        row = self._db.execute(_FIND_TRACE, (exchange,)).fetchone()
         if row is None:
+            self._check()
             return None
         number, *values = row
         columns: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
@@ -196,6 +200,7 @@ class Index:
         piece = self._db.execute(
             "SELECT trace, piece, segment, runs FROM position WHERE trace = ? ORDER BY piece DESC LIMIT 1", (number,)
         ).fetchone()
+        self._check()
         return Found(number, Exchange(**columns), PositionRow(*piece) if piece else None)
 
     def pieces(self, number: int) -> list[Piece]:
@@ -217,9 +222,12 @@ class Index:
             db.executemany("DELETE FROM ledger WHERE instance = ? AND first = ?", _absorbed(changes.ledger))
             db.executemany(_SAVE_INSTANCE, (_instance(about) for about in changes.instances))
             db.executemany("INSERT OR REPLACE INTO ledger_gap VALUES (?, ?, ?, ?)", changes.gaps)
-            # Asked within the transaction: changes with what others wrote before it began, never with what we write.
-            if db.pragma("data_version") != self._version:
-                raise ReplacedError(f"{self.path} was written by another process")
+            self._check()  # within the transaction: what others wrote, they wrote before it began
+
+    def _check(self) -> None:
+        """Called after a question: what it gave is of the index that was opened. Raises ReplacedError."""
+        if self._db.pragma("data_version") != self._version:  # it never changes with what this connection writes
+            raise ReplacedError(f"{self.path} was written by another process")
 
     def close(self) -> None:
         """Close the file."""

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "banner": "Where to point a client, where to read, how to see a first capture.",
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
+    "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
     "status": "The living processes and their health; exit code 0 if all four work.",
     "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",
 }
