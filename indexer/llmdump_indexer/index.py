@@ -184,7 +184,7 @@ class Index:
             "SELECT id FROM trace WHERE end_reason IS NULL AND instance = ? ORDER BY number LIMIT ?", (instance, most)
         ).fetchall()
         self._check()
-        return [exchange for (exchange,) in rows]
+        return [str(exchange) for (exchange,) in rows]
 
     def find(self, exchange: str) -> Found | None:
         """The exchange of this id as its row says, if there is one. Raises ReplacedError."""
