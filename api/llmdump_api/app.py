@@ -8,16 +8,18 @@ import msgspec
 from aiohttp import web
 
 from llmdump import positions
-from llmdump.admin import process_samples
+from llmdump.admin import count_swallowed, process_samples
+from llmdump.certificate import Statement
 from llmdump.data_dir import DataDir
+from llmdump.indexed import Ledger
 from llmdump.metrics import CONTENT_TYPE, Page, Sample
 from llmdump.presence import Presence
 from llmdump.record import Record
-from llmdump_api import query, trace
+from llmdump_api import ledger, query, trace
 from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error
-from llmdump_api.index import Index, Stored
+from llmdump_api.index import Index, IndexUnreadableError, Stored
 from llmdump_api.query import BadParamError
 
 _TS_START: Final = query.COLUMNS.index("ts_start")
@@ -32,6 +34,7 @@ class Api:
         self._index = index
         self._fleet = fleet
         self._gate = gate
+        self._statements: list[Statement] = []  # as of the last scrape
         self._page = Page(lambda: [*process_samples(own.card.role, own.card.version), *self._samples()])
 
     def application(self) -> web.Application:
@@ -46,6 +49,7 @@ class Api:
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/api/ledger", self.ledger)
         app.router.add_get("/api/traces", self.traces)
         app.router.add_get("/api/traces/{id}", self.trace)
         app.router.add_get("/api/traces/{id}/request", partial(self.body, side="request"))
@@ -76,10 +80,24 @@ class Api:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Metrics of this process and, without `scope=own`, of all others."""
+        try:
+            self._statements, _ = await self._judged()
+        except IndexUnreadableError:
+            count_swallowed("ledger_not_read")
+            self._statements = []
         page = self._page.render()
         if request.query.get("scope") != "own":
             page = await self._fleet.metrics(page)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+    async def ledger(self, _: web.Request) -> web.Response:
+        """The certificate, as the index has it."""
+        return answer(ledger.answer(*await self._judged()))
+
+    async def _judged(self) -> tuple[list[Statement], dict[str, Ledger]]:
+        cards = await self._index.run(self._fleet.living)
+        ledgers, segments = await self._index.ledgers()
+        return ledger.statements(ledgers, segments, cards), ledgers
 
     async def traces(self, request: web.Request) -> web.Response:
         """A page of rows, newest first."""
@@ -165,6 +183,7 @@ class Api:
 
     def _samples(self) -> Iterator[Sample]:
         yield from self._gate.samples()
+        yield from ledger.samples(self._statements)
         roles = [card.role for card in self._fleet.living()]
         yield from (Sample("llmdump_api_processes", roles.count(role), (role,)) for role in ROLES)
 

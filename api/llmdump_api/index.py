@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
 
+from llmdump import indexed
+from llmdump.indexed import Ledger, Segment
 from llmdump.positions import Piece
 
 SCHEMA: Final = 1
@@ -57,6 +59,10 @@ class Index:
         found = await self.rows(_POSITIONS, (exchange,))
         pieces = [Piece(name, runs) for name, runs, gone in found if not gone]
         return Stored(pieces, sorted({name for name, _, gone in found if gone}))
+
+    async def ledgers(self) -> tuple[dict[str, Ledger], list[Segment]]:
+        """What there is of each proxy instance, and all segments. Raises IndexUnreadableError."""
+        return await self._ask(lambda db: (indexed.ledgers(db), indexed.segments(db)), ({}, []))
 
     async def run(self, work: Callable[[], Answer]) -> Answer:
         """Do other blocking work in one of the threads."""

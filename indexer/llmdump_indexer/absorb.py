@@ -8,18 +8,20 @@ happens after a restart, so there is nothing to load at the start.
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from llmdump import ledger
 from llmdump.admin import count_swallowed
+from llmdump.ledger import About, Gap
 from llmdump.positions import Piece, Runs
 from llmdump.record import CLIENT_TO_PROXY, NO_EXCHANGE, Record
 from llmdump.segment import Damage, Located
-from llmdump_indexer import ledger
 from llmdump_indexer.assembly import Exchange, begin
 from llmdump_indexer.index import Changes, DamageRow, Found, Index, LedgerRow, PositionRow, SegmentRow
-from llmdump_indexer.ledger import About, Gap
 from llmdump_indexer.tail import Step
 
 OPEN_MAX: Final = 20_000
 """Open exchanges held in memory, about 1 KB each."""
+LOST_AT_ONCE: Final = 1000
+"""Open exchanges of a dead proxy that are ended in one transaction."""
 RUNS_PER_PIECE: Final = 256
 """Where a piece of positions ends and another begins, so that a long stream does not rewrite all of its own each time."""
 
@@ -64,7 +66,7 @@ class Absorb:
     @property
     def pending(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self._segments)
+        return bool(self._segments or self._touched)
 
     def segments(self, rows: Iterable[SegmentRow]) -> None:
         """Segments that are new, gone or back."""
@@ -79,6 +81,18 @@ class Absorb:
             else:
                 self._record(number, item)
         self._segments[number] = step.segment
+
+    def lose(self, instance: str) -> None:
+        """End exchanges of an instance that died, `LOST_AT_ONCE` at most; nothing else may be pending. Raises apsw.Error."""
+        for exchange in self._index.open_of(instance, LOST_AT_ONCE):
+            held = self._held.get(exchange)
+            if held is None:
+                found = self._index.find(exchange)
+                assert found is not None, "find would have raised ReplacedError if anybody else had written"
+                held = self._held[exchange] = _restored(found)
+            self._touch(held)
+            held.exchange.lose()
+            self.open_exchanges -= 1
 
     def take(self) -> tuple[Changes, list[Exchange]]:
         """The next transaction, and the exchanges that end with it. After it is written, call `forget`."""
@@ -123,14 +137,16 @@ class Absorb:
             self._instance(record)
             return
         held = self._held.get(record.exchange) or self._take_up(record)
-        if not held.touched:
-            held.touched = True
-            self._touched.append(held)
+        self._touch(held)
         self._position(held, segment, item)
         was_open = held.exchange.end_reason is None
         held.exchange.apply(record)
-        if was_open and held.exchange.end_reason is not None:
-            self.open_exchanges -= 1
+        self.open_exchanges += (held.exchange.end_reason is None) - was_open
+
+    def _touch(self, held: _Held) -> None:
+        if not held.touched:
+            held.touched = True
+            self._touched.append(held)
 
     def _ledger(self, instance: str) -> ledger.Runs:
         runs = self._ledgers.get(instance)
@@ -155,10 +171,7 @@ class Absorb:
         return held
 
     def _restore(self, found: Found, record: Record) -> _Held:
-        held = _Held(found.number, found.exchange)
-        if found.last_piece is not None:
-            held.piece, held.segment = found.last_piece.piece, found.last_piece.segment
-            held.runs = Runs(found.last_piece.runs)
+        held = _restored(found)
         if record.kind == "chunk" and record.direction == CLIENT_TO_PROXY:
             self._search_again(held)
         return held
@@ -177,3 +190,12 @@ class Absorb:
                 self._positions.append(PositionRow(held.number, held.piece, held.segment, held.runs.packed()))
             held.piece, held.segment, held.runs = held.piece + 1, segment, Runs()
         held.runs.add(item.offset, item.size)
+
+
+def _restored(found: Found) -> _Held:
+    """An exchange as its row says, ready to go on."""
+    held = _Held(found.number, found.exchange)
+    if found.last_piece is not None:
+        held.piece, held.segment = found.last_piece.piece, found.last_piece.segment
+        held.runs = Runs(found.last_piece.runs)
+    return held

@@ -9,7 +9,6 @@ Sizes and counts are summed up from the records as they come and replaced by wha
 also of records that were lost. Texts come from strangers: cut at named limits, and always valid Unicode.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,18 +16,20 @@ from typing import Any, Final
 from llmdump import heads
 from llmdump.content_coding import Decoder
 from llmdump.record import CLIENT_TO_PROXY, Record
+from llmdump.values import integer, micros, text
 from llmdump_indexer.members import Members
 
 PATH_CHARS_MAX: Final = 4096
-TEXT_CHARS_MAX: Final = 256
 REQUEST_DECODED_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much of a compressed request body is decoded to find the model in it."""
 NO_KEY: Final = "0" * 16
 
+LOST: Final = "lost"
+"""The end reason of an exchange whose proxy died: there is no `end` record, and none will come."""
+
 _CUT_OFF: Final = frozenset({"client_closed", "upstream_closed", "timeout", "shutdown"})
 _STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 _PATH_MODEL = re.compile(r"/models/([^/:]+):")
-_SQLITE_INTEGER_MAX: Final = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -86,6 +87,8 @@ class Exchange:
     def apply(self, record: Record) -> None:
         """Take in the next record of this exchange. Kinds that say nothing about a row are passed over."""
         self.last_record = record.number
+        if self.end_reason == LOST:
+            self.end_reason = None  # its records were still on their way
         kind = record.kind
         if kind == "chunk":
             self._chunk(record)
@@ -99,6 +102,11 @@ class Exchange:
             self.status = integer(record.meta.get("sc"))
         elif kind == "end":
             self._end(record)
+
+    def lose(self) -> None:
+        """Its proxy died. When exactly it ended, and how, nobody knows."""
+        self.end_reason = LOST
+        self.request = None
 
     def remember(self, record: Record) -> None:
         """Bring the search in the request body on by a record that was applied before: only the search changes."""
@@ -222,18 +230,3 @@ class RequestBody:
 def begin(record: Record) -> Exchange:
     """The exchange whose first record this is, before it is applied."""
     return Exchange(id=record.exchange, instance=record.instance, started_us=micros(record.ts), first_record=record.number)
-
-
-def micros(ts: float) -> int:
-    """Seconds since 1970 as µs; 0 for what is no time at all."""
-    return min(max(round(ts * 1e6), 0), _SQLITE_INTEGER_MAX) if math.isfinite(ts) else 0
-
-
-def integer(value: Any, default: Any = None) -> Any:
-    """The value if it is a count that the index can hold, else the default."""
-    return value if isinstance(value, int) and 0 <= value <= _SQLITE_INTEGER_MAX else default
-
-
-def text(value: Any, chars_max: int = TEXT_CHARS_MAX) -> str | None:
-    """The value if it is a text, valid and cut at the limit, else None."""
-    return value[:chars_max].encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else None

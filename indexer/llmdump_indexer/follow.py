@@ -2,26 +2,32 @@
 
 A commit comes when there is nothing left to read, and at the latest `COMMIT_EVERY_S` after the one before. Whatever
 fails, the disk or the index, is counted, and work begins again from what the index holds: all state in memory follows
-from it. An index that is broken is set aside and made anew; one that is deleted while we run is made anew too.
+from it. An index that is broken is set aside and made anew; one that is deleted while we run is made anew too. One
+whose content is replaced while we run (`rebuild`) is gone on with from where that stands.
+
+Exchanges of a proxy that died are ended as `lost` when there is nothing left to read. Should more of their records
+come, from a writer that was down or slow, they go on.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import apsw
 
-from llmdump import log, positions
+from llmdump import log, positions, presence
 from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
 from llmdump.metrics import SHORT_S, Histogram, Sample
 from llmdump.segment import Damage
 from llmdump_indexer import index
 from llmdump_indexer.absorb import Absorb
-from llmdump_indexer.index import Index, NewerIndexError
+from llmdump_indexer.index import Index, NewerIndexError, ReplacedError
 from llmdump_indexer.tail import Step, Tail
 from llmdump_indexer.traffic import Traffic
 
@@ -29,13 +35,21 @@ POLL_S: Final = 0.05
 COMMIT_EVERY_S: Final = 0.1
 RETRY_AFTER_S: Final = 1.0
 MEASURE_LAG_EVERY_S: Final = 1.0
+LOOK_FOR_DEAD_EVERY_S: Final = 1.0
+LOST_AFTER_S: Final = 5.0
+"""How long a proxy is dead before its open exchanges are lost: longer than a writer in health takes to store anything."""
 
 
 class Follower:
     """Keeps the index of one data directory up to date until told to finish."""
 
-    def __init__(self, data: DataDir) -> None:
+    def __init__(self, data: DataDir, lost_after_s: float = LOST_AFTER_S, path: Path | None = None) -> None:
+        """`path` is the index, where it is not that of the data directory."""
         self._data = data
+        self._path = path or data.index
+        self._lost_after_s = lost_after_s
+        self._dead_since: dict[str, float] = {}
+        self._last_look_for_dead = -math.inf
         self._finish = threading.Event()
         self._abandon = threading.Event()
         self._last_commit = self._last_measured = 0.0
@@ -81,10 +95,13 @@ class Follower:
             return True
         except NewerIndexError:
             raise
+        except ReplacedError:
+            log.info("index_was_replaced", path=self._path)
+            return True
         except (apsw.CorruptError, apsw.NotADBError) as err:
             self._tell(f"the index is broken and is made anew: {err}")
             with contextlib.suppress(FileNotFoundError):
-                log.warning("index_set_aside", path=index.set_aside(self._data.index))
+                log.warning("index_set_aside", path=index.set_aside(self._path))
         except (apsw.Error, OSError) as err:
             self._tell(f"{type(err).__name__}: {err}")
         count_swallowed("index_begun_again")
@@ -97,7 +114,7 @@ class Follower:
 
     def _follow(self) -> None:
         """Read, take in and commit until told to finish, or until the index is no longer at its path."""
-        with Index(self._data.index) as db, Tail(self._data.segments, db.segments()) as tail:
+        with Index(self._path) as db, Tail(self._data.segments, db.segments()) as tail:
             absorb = Absorb(db, partial(positions.read, self._data.segments))
             self.open_exchanges = absorb.open_exchanges
             while not self._abandon.is_set():
@@ -109,23 +126,40 @@ class Follower:
                 if not worked:
                     self._finish.wait(POLL_S)
                 if not db.still_there():
-                    log.warning("index_is_gone", path=db.path)
+                    log.info("index_was_replaced", path=db.path)
                     return
 
     def _pass(self, db: Index, tail: Tail, absorb: Absorb) -> bool:
-        """One step of reading, and a commit if it is time. Whether there was anything to read."""
+        """One step of reading, and a commit if it is time. Whether there was anything to do."""
         absorb.segments(tail.look())
         step = tail.step()
         if step is not None:
             absorb.step(step)
             self._count(step)
         now = time.monotonic()
-        if absorb.pending and (step is None or now - self._last_commit >= COMMIT_EVERY_S):
+        if step is None and not absorb.pending:
+            self._lose_those_of_the_dead(db, absorb, now)
+        commits = absorb.pending and (step is None or now - self._last_commit >= COMMIT_EVERY_S)
+        if commits:
             self._commit(db, absorb)
             self._last_commit = time.monotonic()
         if now - self._last_measured >= MEASURE_LAG_EVERY_S:
             self.lag_bytes, self._last_measured = tail.lag_bytes(), now
-        return step is not None
+        return step is not None or commits
+
+    def _lose_those_of_the_dead(self, db: Index, absorb: Absorb, now: float) -> None:
+        """End exchanges of a proxy that died a while ago, if it is time to look and there are any."""
+        if not absorb.open_exchanges or now - self._last_look_for_dead < LOOK_FOR_DEAD_EVERY_S:
+            return
+        self._last_look_for_dead = now
+        living = {card.instance for card in presence.living(self._data.run, "proxy")}
+        dead = (instance for instance in db.open_instances() if instance not in living)
+        self._dead_since = {instance: self._dead_since.get(instance, now) for instance in dead}
+        for instance, since in self._dead_since.items():
+            if now - since >= self._lost_after_s:
+                absorb.lose(instance)
+                self._last_look_for_dead = -math.inf  # there may be more of them
+                return
 
     def _commit(self, db: Index, absorb: Absorb) -> None:
         begin = time.perf_counter()

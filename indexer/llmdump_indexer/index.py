@@ -4,6 +4,9 @@ Rows, positions, ledger and how far each segment has been read change in the sam
 anywhere finds an index that is exactly what reading the segments up to these offsets gives. `synchronous` is NORMAL:
 after a power cut the last transactions may be missing as a whole, and the segments are read again from there.
 
+The content of the file may be replaced while it is open, in a transaction of another connection (`rebuild`). What was to
+be written then is of another index: nothing of it is.
+
 The schema is `sql/0001_….sql` and those after it, applied in order; `user_version` counts them.
 """
 
@@ -19,9 +22,9 @@ import apsw
 import apsw.bestpractice
 import orjson
 
+from llmdump.ledger import About, Gap, Runs
 from llmdump.positions import Piece
 from llmdump_indexer.assembly import Exchange
-from llmdump_indexer.ledger import About, Gap, Runs
 
 # Readers hold no write lock; a checkpoint that meets one waits for its short query.
 BUSY_TIMEOUT_MS: Final = 5000
@@ -47,6 +50,10 @@ _FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "altered")
 
 class NewerIndexError(RuntimeError):
     """The index was made by a newer llmdump; the message says what to do."""
+
+
+class ReplacedError(RuntimeError):
+    """Another connection has written to the index: whatever was read from it may be wrong. Begin again."""
 
 
 class SegmentRow(NamedTuple):
@@ -117,6 +124,7 @@ class Index:
             self._db.close()
             raise
         self._inode = path.stat().st_ino
+        self._version = self._db.pragma("data_version")
 
     def _prepare(self) -> None:
         self._db.set_busy_timeout(BUSY_TIMEOUT_MS)
@@ -141,9 +149,9 @@ class Index:
                 self._db.pragma("user_version", version)
 
     def still_there(self) -> bool:
-        """Whether the file at the path is the one that is open: it may be deleted or replaced at any time."""
+        """Whether the file at the path is the one that is open, and has nothing in it that others wrote."""
         try:
-            return self.path.stat().st_ino == self._inode
+            return self.path.stat().st_ino == self._inode and bool(self._db.pragma("data_version") == self._version)
         except FileNotFoundError:
             return False
 
@@ -154,7 +162,9 @@ class Index:
 
     def ledger(self, instance: str) -> Runs:
         """The numbers of an instance that have been read."""
-        return Runs(self._db.execute("SELECT first, last FROM ledger WHERE instance = ? ORDER BY first", (instance,)))
+        runs = Runs(self._db.execute("SELECT first, last FROM ledger WHERE instance = ? ORDER BY first", (instance,)))
+        self._check()
+        return runs
 
     def traces(self) -> int:
         """The highest number of a row, 0 if there is none."""
@@ -164,10 +174,23 @@ class Index:
         """How many rows have no end yet."""
         return int(self._db.execute("SELECT count(*) FROM trace WHERE end_reason IS NULL").get)
 
+    def open_instances(self) -> list[str]:
+        """The instances with rows that have no end yet."""
+        return [instance for (instance,) in self._db.execute("SELECT DISTINCT instance FROM trace WHERE end_reason IS NULL")]
+
+    def open_of(self, instance: str, most: int) -> list[str]:
+        """Exchanges of an instance whose rows have no end yet, the oldest first, `most` at most."""
+        rows = self._db.execute(
+            "SELECT id FROM trace WHERE end_reason IS NULL AND instance = ? ORDER BY number LIMIT ?", (instance, most)
+        ).fetchall()
+        self._check()
+        return [str(exchange) for (exchange,) in rows]
+
     def find(self, exchange: str) -> Found | None:
-        """The exchange of this id as its row says, if there is one."""
-        row = next(self._db.execute(_FIND_TRACE, (exchange,)), None)
+        """The exchange of this id as its row says, if there is one. Raises ReplacedError."""
+        row = self._db.execute(_FIND_TRACE, (exchange,)).fetchone()
         if row is None:
+            self._check()
             return None
         number, *values = row
         columns: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
@@ -177,6 +200,7 @@ class Index:
         piece = self._db.execute(
             "SELECT trace, piece, segment, runs FROM position WHERE trace = ? ORDER BY piece DESC LIMIT 1", (number,)
         ).fetchone()
+        self._check()
         return Found(number, Exchange(**columns), PositionRow(*piece) if piece else None)
 
     def pieces(self, number: int) -> list[Piece]:
@@ -188,7 +212,7 @@ class Index:
         return [Piece(*row) for row in rows]
 
     def save(self, changes: Changes) -> None:
-        """Write all of it, or nothing. Blocking. Raises apsw.Error."""
+        """Write all of it, or nothing. Blocking. Raises apsw.Error, ReplacedError."""
         with self._db as db:
             db.executemany(_SAVE_SEGMENT, changes.segments)
             db.executemany(_SAVE_TRACE, (_row(number, exchange) for number, exchange in changes.traces))
@@ -198,6 +222,12 @@ class Index:
             db.executemany("DELETE FROM ledger WHERE instance = ? AND first = ?", _absorbed(changes.ledger))
             db.executemany(_SAVE_INSTANCE, (_instance(about) for about in changes.instances))
             db.executemany("INSERT OR REPLACE INTO ledger_gap VALUES (?, ?, ?, ?)", changes.gaps)
+            self._check()  # within the transaction: what others wrote, they wrote before it began
+
+    def _check(self) -> None:
+        """Called after a question: what it gave is of the index that was opened. Raises ReplacedError."""
+        if self._db.pragma("data_version") != self._version:  # it never changes with what this connection writes
+            raise ReplacedError(f"{self.path} was written by another process")
 
     def close(self) -> None:
         """Close the file."""

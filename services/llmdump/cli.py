@@ -14,7 +14,9 @@ COMMANDS: Final = {
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
+    "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
     "status": "The living processes and their health; exit code 0 if all four work.",
+    "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",
 }
 
 EXAMPLES: Final = """
@@ -24,6 +26,7 @@ Examples:
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump keys new --dir keys                       proxies on other hosts
+  llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
   LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force
 

@@ -4,6 +4,7 @@
 <data>/segments/w0-00000001.cbor.zst     the same, sealed
 <data>/segments/deleted.jsonl            what retention has deleted, a line a file
 <data>/index.sqlite                      derived from the segments, may be deleted
+<data>/index.sqlite.rebuild              the next one, while `llmdump rebuild` makes it
 <data>/admin_token                       bearer token of the api, made at first start
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
 <data>/run/writer-0.sock                 where a writer takes records

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdump_indexer.ledger import Runs
+from llmdump.ledger import Runs
 
 
 def merged(numbers: set[int]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from llmdump.record import Record
-from llmdump_indexer.assembly import integer, micros, text
+from llmdump.values import integer, micros, text
 
 
 class Runs:

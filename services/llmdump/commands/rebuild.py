@@ -1,0 +1,27 @@
+"""`llmdump rebuild`: the index made anew. The work is the indexer's (`llmdump_indexer.rebuild`), which this becomes."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmdump import process
+from llmdump.commands import options
+from llmdump.data_dir import DataDir
+
+
+@click.command("rebuild")
+@click.option("--forget-deleted", is_flag=True, help="Go on although rows of deleted segments cannot be made again.")
+@click.option("--json", "wants_json", is_flag=True, help="As JSON.")
+@options.where
+def command(forget_deleted: bool, wants_json: bool, **flags: Any) -> None:
+    """Make the index anew from the segment files, beside the one in use, and swap it in.
+
+    Indexer and api go on meanwhile, and read the new one from then on. Exit code 1 if it could not be made, or if rows
+    would be forgotten because their segments were deleted; nothing has changed then.
+    """
+    data = DataDir(Path(process.load_or_exit(flags).settings.data_dir))
+    arguments = [str(data.root), *["--forget-deleted"] * forget_deleted, *["--json"] * wants_json]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", *arguments])
