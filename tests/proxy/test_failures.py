@@ -57,7 +57,7 @@ FAULTS = (
     Fault("has_chunks_twice", (CHUNKED[:-2] + b"Transfer-Encoding: chunked\r\n\r\n",), "wait", 502, "upstream_malformed"),
     Fault("says_http_2_0", (b"HTTP/2.0 200 OK\r\n\r\n",), "wait", 502, "upstream_malformed"),
     Fault("status_below_100", (b"HTTP/1.1 042 What\r\n\r\n",), "wait", 502, "upstream_malformed"),
-    Fault("switches_unasked", (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",), "wait", 502, "upstream_malformed"),
+    Fault("switches_unasked", (b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",), "wait", 502, "upstream_malformed"),
     Fault("head_too_large", (LENGTH[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n",), "wait", 502, "upstream_head_too_large"),
     Fault("head_endless", (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2000,), "wait", 502, "upstream_head_too_large"),
     Fault("bad_chunk_at_once", (CHUNKED + b"g\r\n",), "wait", 502, "upstream_malformed"),
@@ -169,15 +169,15 @@ async def test_a_name_that_does_not_exist_is_named() -> None:
 
 
 @contextmanager
-def full_listener() -> Iterator[str]:
-    """A port where the kernel answers no SYN any more: its queue of one is full."""
+def full_server() -> Iterator[tuple[socket.socket, list[socket.socket]]]:
+    """A port where the kernel answers no SYN any more, for its queue of one is full; and those who fill it."""
     with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as server:
         fillers = [socket.socket() for _ in range(4)]
         try:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(server.getsockname())
-            yield f"127.0.0.1:{server.getsockname()[1]}"
+            yield server, fillers
         finally:
             for filler in fillers:
                 filler.close()
@@ -185,8 +185,8 @@ def full_listener() -> Iterator[str]:
 
 @scenario
 async def test_a_backend_that_does_not_accept_is_a_time_out_that_names_the_setting() -> None:
-    with full_listener() as address:
-        async with running(address, upstream_connect_timeout_s=0.2) as rig:
+    with full_server() as (server, _):
+        async with running(f"127.0.0.1:{server.getsockname()[1]}", upstream_connect_timeout_s=0.2) as rig:
             message = await check(rig, await rig.ask(GET), 504, "upstream_connect_timeout")
             assert "0.2 s (upstream_connect_timeout_s)" in message
 

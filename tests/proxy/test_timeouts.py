@@ -1,7 +1,6 @@
 """Time-outs: each ends what stands still, none ends what goes on. The proxy looks four times a second, here twenty."""
 
 import asyncio
-import socket
 import time
 from contextlib import suppress
 from typing import Any
@@ -12,7 +11,7 @@ import uvloop
 from llmdump.record import BACKEND_TO_PROXY
 from tests.proxy.errors import CUT
 from tests.proxy.harness import WITHIN_S, backend, read_request, replying, running, scenario, until
-from tests.proxy.test_failures import LENGTH, all_of, check
+from tests.proxy.test_failures import LENGTH, all_of, check, full_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -119,23 +118,18 @@ async def test_the_time_to_connect_is_not_taken_from_the_time_to_answer() -> Non
             await reader.read(1)
         writer.close()
 
-    server = socket.create_server(("127.0.0.1", 0), backlog=0)
-    fillers = [socket.socket() for _ in range(4)]
-    for filler in fillers:
-        filler.setblocking(False)
-        filler.connect_ex(server.getsockname())
     settings = ALL_LATER | {"upstream_header_timeout_s": PATIENT_S, "upstream_connect_timeout_s": LATER_S}
-    async with running(f"127.0.0.1:{server.getsockname()[1]}", **settings) as rig:
-        reader, writer = await rig.connect()
-        writer.write(GET)
-        await rig.recorded("head")
-        await asyncio.sleep(PATIENT_S * 1.2)
-        for filler in fillers:
-            filler.close()
-        accepting = await asyncio.start_server(answering, sock=server)
-        async with asyncio.timeout(WITHIN_S):
-            assert await reader.readexactly(len(OK)) == OK
-        accepting.close()
+    with full_server() as (server, fillers):
+        async with running(f"127.0.0.1:{server.getsockname()[1]}", **settings) as rig:
+            reader, writer = await rig.connect()
+            writer.write(GET)
+            await rig.recorded("head")
+            await asyncio.sleep(PATIENT_S * 1.2)
+            for filler in fillers:
+                filler.close()
+            async with await asyncio.start_server(answering, sock=server):
+                async with asyncio.timeout(WITHIN_S):
+                    assert await reader.readexactly(len(OK)) == OK
 
 
 @pytest.mark.parametrize("said", [LENGTH, LENGTH + b"hello", b"HTTP/1.1 200 OK\r\n\r\nhello"])
@@ -218,25 +212,41 @@ async def test_a_client_that_does_not_read_is_cut_and_its_backend_let_go() -> No
 
 @scenario
 async def test_a_client_that_reads_slowly_is_not_blamed_on_the_backend() -> None:
-    """While it is the client that holds us up, the backend's time-out does not run; nor at once when it goes on."""
+    """While the client holds us up, the backend's time-out does not run; and when it goes on, it begins anew."""
+    block = b"x" * 65536
+    go_on, last = asyncio.Semaphore(0), asyncio.Event()
 
     async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 24))
-        writer.write(b"x" * (1 << 24))
-        await reader.read(1)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not last.is_set():
+            await go_on.acquire()
+            writer.write(block)
 
     settings = ALL_LATER | {"upstream_idle_timeout_s": PATIENT_S}
     async with backend(pour) as address, running(address, **settings) as rig:
         reader, writer = await rig.connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(GET)
+        head = len(b"HTTP/1.1 200 OK\r\n\r\n")
+        await until(lambda: rig.engine.stats.upstream_bytes == head)
+        (session,) = rig.sessions
+        sent = 0
+        while not session._upstream_holds:  # all that was sent has been read, and the client's buffers are full
+            sent += len(block)
+            go_on.release()
+            await until(lambda: rig.engine.stats.upstream_bytes == head + sent)  # noqa: B023
         await asyncio.sleep(PATIENT_S * 2)
         assert not rig.of_kind("end")
         writer.transport.resume_reading()  # type: ignore[attr-defined]
-        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
         async with asyncio.timeout(WITHIN_S):
-            assert len(await reader.readexactly(1 << 24)) + len(head) > 1 << 24
+            await reader.readexactly(sent)
+        await asyncio.sleep(PATIENT_S / 3)
+        last.set()
+        go_on.release()
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.read(-1) == block
         assert (await rig.ends())[0].meta["x_end"] == "complete"
 
 
@@ -279,6 +289,7 @@ async def test_our_own_waiting_for_room_is_nobodys_time_out() -> None:
         await asyncio.sleep(PATIENT_S * 2)
         assert not rig.of_kind("end")
         session.capture_drained()
+        await asyncio.sleep(PATIENT_S / 3)
         go_on.set()
         async with asyncio.timeout(WITHIN_S):
             assert await reader.readexactly(5) == b"world"
