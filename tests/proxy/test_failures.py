@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-canary-0123456789\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
@@ -57,7 +58,7 @@ FAULTS = (
     Fault("has_chunks_twice", (CHUNKED[:-2] + b"Transfer-Encoding: chunked\r\n\r\n",), "wait", 502, "upstream_malformed"),
     Fault("says_http_2_0", (b"HTTP/2.0 200 OK\r\n\r\n",), "wait", 502, "upstream_malformed"),
     Fault("status_below_100", (b"HTTP/1.1 042 What\r\n\r\n",), "wait", 502, "upstream_malformed"),
-    Fault("switches_unasked", (b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",), "wait", 502, "upstream_malformed"),
+    Fault("switches_unasked", (SWITCH,), "wait", 502, "upstream_malformed"),
     Fault("head_too_large", (LENGTH[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n",), "wait", 502, "upstream_head_too_large"),
     Fault("head_endless", (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2000,), "wait", 502, "upstream_head_too_large"),
     Fault("bad_chunk_at_once", (CHUNKED + b"g\r\n",), "wait", 502, "upstream_malformed"),
