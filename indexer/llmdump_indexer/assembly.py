@@ -172,7 +172,8 @@ class Exchange:
         meta = record.meta
         self.end_reason = text(meta.get("x_end")) or "unknown"
         self.error_code = text(meta.get("x_err")) or None
-        self.disconnected = self.end_reason in _CUT_OFF
+        broken = self.end_reason == "upstream_error" and self.resp_chunks > 0
+        self.disconnected = broken or self.end_reason in _CUT_OFF
         ended_us = max(micros(record.ts), self.started_us)
         self.ts_end, self.duration_us = ended_us // 1000, ended_us - self.started_us
         self.req_bytes = integer(meta.get("x_req"), self.req_bytes)

@@ -50,12 +50,17 @@ def test_the_end_knows_what_lost_records_would_have_told() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "disconnected"),
-    [("complete", False), ("client_closed", True), ("upstream_closed", True), ("upstream_error", False),
+    [("complete", False), ("client_closed", True), ("upstream_closed", True), ("upstream_error", True),
      ("bad_request", False), ("timeout", True), ("shutdown", True)],
 )  # fmt: skip
 def test_an_exchange_that_was_cut_off_is_disconnected(reason: str, disconnected: bool) -> None:
     row = assembled(list(exchange(Instance(), ID, end=reason)))
     assert (row.end_reason, row.disconnected) == (reason, disconnected)
+
+
+def test_a_backend_that_fails_before_it_answers_disconnects_nobody() -> None:
+    row = assembled(list(exchange(Instance(), ID, response=(), end="upstream_error")))
+    assert (row.end_reason, row.disconnected) == ("upstream_error", False)
 
 
 @pytest.mark.parametrize(
