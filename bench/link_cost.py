@@ -114,7 +114,7 @@ async def measure(data: DataDir, endpoint: str) -> None:
 
 def add_alone() -> None:
     """Print the cost of `Outbox.add`."""
-    outbox = Outbox(1 << 40)
+    outbox = Outbox(1 << 40, spills=True)
     lane = outbox.lane("x")
     count = 200_000
     begin = time.thread_time()

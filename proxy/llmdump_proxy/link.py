@@ -2,13 +2,15 @@
 
 What `outbox` decides is done here. Rules for whoever edits this:
 
-- Every socket call is NOBLOCK. A directory is read in a thread. ZeroMQ's context ends in a thread.
+- Every socket call is NOBLOCK. Files are for `spilling`'s thread, a directory is read in a thread, and ZeroMQ's context ends
+  in one.
 - A ZeroMQ descriptor signals edges, and any call on its socket may consume one: after every send and every read EVENTS is
   looked at again (`_Peer.turn`). Without that, acknowledgements sat unseen in 100 of 100 tries. A slow tick looks
   as well, in case this file is wrong.
 - IMMEDIATE: there is no queue to a writer that is not there, so nothing is "sent" that only we hold. Connections and
   their ends come from the socket's monitor; they say when to greet, never what was delivered.
-- Memory is the outbox's budget and, once more at most, a window for each writer in ZeroMQ's queues.
+- Memory is the outbox's budget, a window for each writer in ZeroMQ's queues at most, and while spilled records of dead
+  instances are sent, `orphans.LANES_AT_ONCE` times `LANE_BYTES`.
 """
 
 import asyncio
@@ -26,7 +28,10 @@ from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
 from llmdump.metrics import Sample
 from llmdump.settings import Settings
-from llmdump_proxy.outbox import Lane, Outbox, Session, State
+from llmdump_proxy.orphans import Orphans
+from llmdump_proxy.outbox import RESERVE_BYTES, Frame, Lane, Outbox, Session, State
+from llmdump_proxy.spill import Room, Spill
+from llmdump_proxy.spilling import FileThread, LaneFile
 
 LOOK_FOR_WRITERS_EVERY_S: Final = 0.25
 TICK_S: Final = 0.1
@@ -56,9 +61,14 @@ class Shipping:
 
     def __init__(self, settings: Settings, data: DataDir, instance: str, loop: asyncio.AbstractEventLoop) -> None:
         """`instance`, 16 ASCII characters, is unique to this process: it numbers the records. Raises KeyFileError."""
-        self.outbox = Outbox(settings.capture_memory_bytes)
+        self._policy = settings.on_overflow
+        self.why = "overflow"
+        """Why the last record was refused."""
+        self.outbox = Outbox(settings.capture_memory_bytes, spills=self._policy == "spill")
         self.on_room: Callable[[], None] | None = None
         """Called when there is room again after a record was refused."""
+        self.on_lost: Callable[[Frame], None] | None = None
+        """Called when records that were taken cannot be read back from the spill file."""
         self._loop = loop
         self._run = data.run
         self._instance = instance.encode("ascii")
@@ -70,12 +80,19 @@ class Shipping:
         self._stall_s = STALL_S + settings.capture_flush_interval
         self._context = zmq.Context()
         self._peers: dict[str, _Peer] = {}
+        self._thread = FileThread(loop)
+        self._room = Room(settings.capture_spill_bytes, settings.capture_memory_bytes + RESERVE_BYTES)
+        self._spill = Spill(data.spill, instance, self._room)
+        self._files: dict[Lane, LaneFile] = {}
+        self._orphans = Orphans(
+            self._thread, data.spill, self._room, self._connect_for, self._new_session, self._open_endpoints
+        )
         self._flush_planned = False
         self._flushed_at = 0.0
         self._was_full = False
         self._empty = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
-        self._search: asyncio.Task[None] | None = None
+        self._searches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Connect to the writers there are, and to those that come. Does not wait for any."""
@@ -83,7 +100,8 @@ class Shipping:
             self._connect(endpoint)
         if not self._fixed:
             await self._look_for_writers()
-            self._search = self._loop.create_task(self._keep_looking())
+            self._searches.append(self._loop.create_task(self._keep_looking()))
+        self._searches.append(self._loop.create_task(self._orphans.keep_looking()))
         self._on_tick()
 
     def lane(self, exchange: str) -> Lane:
@@ -105,6 +123,11 @@ class Shipping:
         return not self.outbox.full
 
     @property
+    def spill_failing(self) -> str:
+        """Why the spill file takes nothing: an errno name, or `full`; empty while it does."""
+        return next((file.failing for file in self._files.values() if file.failing), "")
+
+    @property
     def writers_connected(self) -> int:
         """Writers in session."""
         return len(self.outbox.in_session)
@@ -118,17 +141,35 @@ class Shipping:
                     await self._empty.wait()
         return not self.outbox.held_bytes
 
+    async def keep(self, within_s: float) -> tuple[int, int]:
+        """Put what is not acknowledged into the spill file, for the next proxy: the records that are there, and those that
+        are not. Takes no longer than `within_s`. Nothing may be shipped any more."""
+        held, kept = self.outbox.held_records, 0
+        on_file = self.outbox.records_on_file
+        if self._policy != "drop":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    self._name_files()
+                    for file in self._files.values():
+                        kept += await file.keep()
+        return min(on_file + kept, held), max(0, held - on_file - kept)
+
     async def close(self) -> None:
-        """Say BYE and leave, within LINGER_MS. What is not acknowledged is given up."""
-        if self._search:
-            self._search.cancel()
-            await asyncio.gather(self._search, return_exceptions=True)
+        """Say BYE and leave, within LINGER_MS. What is not acknowledged, and not kept, is given up."""
+        for search in self._searches:
+            search.cancel()
+        await asyncio.gather(*self._searches, return_exceptions=True)
         if self._tick:
             self._tick.cancel()
         self._flush()
         for peer in self._peers.values():
             peer.close()
         self._peers.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_MS / 1000):
+                await self._orphans.close()
+                await self._thread.run(self._spill.close)
+        self._thread.stop()
         await self._loop.run_in_executor(None, self._context.term)
 
     def samples(self) -> Iterator[Sample]:
@@ -141,10 +182,19 @@ class Shipping:
         yield Sample("llmdump_queue_depth_records", outbox.held_records)
         yield Sample("llmdump_queue_depth_bytes", outbox.held_bytes)
         yield Sample("llmdump_queue_overflow_total", outbox.overflows)
+        yield Sample("llmdump_queue_memory_bytes", outbox.memory_bytes)
+        yield Sample("llmdump_records_spilled_total", outbox.spilled)
+        yield Sample("llmdump_records_dropped_total", outbox.lost + self._orphans.lost, ("spill_unreadable",))
+        yield Sample("llmdump_spill_bytes", self._room.used_bytes)
+        yield Sample("llmdump_spill_orphaned_bytes", self._orphans.held_bytes)
         yield Sample("llmdump_proxy_writers_connected", self.writers_connected)
 
     def _refused(self) -> bool:
         self._was_full = self.outbox.full
+        if self._policy != "spill" or self.outbox.room_is_too_small or self.spill_failing == "full":
+            self.why = "overflow"
+        else:
+            self.why = "spill_error" if self.spill_failing else "spill_slow"
         return False
 
     def _plan_flush(self) -> None:
@@ -161,6 +211,35 @@ class Shipping:
         self._flushed_at = self._loop.time()
         for peer in self._peers.values():
             peer.flush()
+        self._look_at_files()
+
+    def _look_at_files(self) -> None:
+        if self._policy != "spill":
+            return
+        for lane in self.outbox.lanes:
+            if lane.is_spilling:
+                if lane not in self._files:
+                    self._name_files()
+                self._files[lane].look(self._loop.time())
+
+    def _name_files(self) -> None:
+        """A file for every lane, by its number; and which writer's it is."""
+        for lane in self.outbox.lanes[len(self._files) :]:
+            file = LaneFile(self._thread, self._spill, self.outbox, lane, len(self._files), self._spill_changed)
+            file.on_lost = self._lost
+            self._files[lane] = file
+        for endpoint, peer in self._peers.items():
+            if peer.lane:
+                self._files[peer.lane].belongs_to(endpoint)
+
+    def _spill_changed(self) -> None:
+        self._released()
+        if not self._flush_planned:
+            self._plan_flush()
+
+    def _lost(self, frame: Frame) -> None:
+        if self.on_lost:
+            self.on_lost(frame)
 
     def _released(self) -> None:
         """Records were acknowledged: tell who waits for that."""
@@ -171,9 +250,17 @@ class Shipping:
             if self.on_room:
                 self.on_room()
 
+    def _acknowledged(self) -> None:
+        self._released()
+        self._look_at_files()
+
     def _on_tick(self) -> None:
         for peer in self._peers.values():
             peer.turn()
+        if self._files:
+            self._name_files()
+        self._look_at_files()
+        self._orphans.tick()
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
 
     async def _keep_looking(self) -> None:
@@ -194,9 +281,18 @@ class Shipping:
     def _connect(self, endpoint: str) -> None:
         """A writer's socket is kept for good: the next writer at this endpoint has the files of the last."""
         if endpoint not in self._peers:
-            session = Session(self.outbox, _draw_nonce, self._stall_s)
-            options = partial(_set_options, endpoint=endpoint, instance=self._instance, curve=self._curve)
-            self._peers[endpoint] = _Peer(self._loop, self._context, endpoint, options, session, self._released)
+            session = self._new_session(self.outbox)
+            self._peers[endpoint] = self._connect_for(endpoint, self._instance, session, self._acknowledged)
+
+    def _connect_for(self, endpoint: str, instance: bytes, session: Session, released: Callable[[], None]) -> "_Peer":
+        options = partial(_set_options, endpoint=endpoint, instance=instance, curve=self._curve)
+        return _Peer(self._loop, self._context, endpoint, options, session, released)
+
+    def _new_session(self, outbox: Outbox) -> Session:
+        return Session(outbox, _draw_nonce, self._stall_s)
+
+    def _open_endpoints(self) -> list[str]:
+        return [endpoint for endpoint, peer in self._peers.items() if peer.is_open]
 
 
 def _draw_nonce() -> bytes:
@@ -228,6 +324,16 @@ class _Peer:
             loop.add_reader(fd, self.turn)
         self._socket.connect(endpoint)
         self.turn()
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane of this writer, once it has one."""
+        return self._session.lane
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the writer takes records now."""
+        return self._session.state is State.OPEN
 
     def turn(self) -> None:
         """Read, greet, send: all that can be done now without blocking."""

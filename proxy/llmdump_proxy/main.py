@@ -15,6 +15,7 @@ from llmdump.metrics import Sample, by_label
 from llmdump.process import Process
 from llmdump_proxy.engine import Engine, Stats
 from llmdump_proxy.link import Shipping
+from llmdump_proxy.outbox import Frame
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.redact import Redaction, RedactionError
 from llmdump_proxy.routes import RouteError
@@ -26,6 +27,8 @@ TICK_S: Final = 0.25
 # Of the 4 s that stopping may take: for exchanges to finish by themselves, and for records to be acknowledged.
 FINISH_WITHIN_S: Final = 1.0
 DRAIN_WITHIN_S: Final = 1.5
+# And for what is not acknowledged by then to be put into the spill file.
+KEEP_WITHIN_S: Final = 0.8
 
 
 class Proxy:
@@ -46,6 +49,7 @@ class Proxy:
         if settings.on_overflow == "block":
             self.recorder.on_full = self._block
         self.shipping.on_room = self._room
+        self.shipping.on_lost = self._lost
 
     async def serve(self, sock: socket.socket) -> None:
         """Forward until the process is told to stop; then finish, hand over, and return."""
@@ -62,12 +66,19 @@ class Proxy:
         self.recorder.bye(time.time())
         drained = await self.shipping.drain(DRAIN_WITHIN_S)
         if not drained:
-            left = self.shipping.outbox.held_records
-            log.error("records_given_up", records=left, because="no writer acknowledged them", next="start a writer first")
+            await self._keep()
         ticking.cancel()
         self._pool.close()
         await self.shipping.close()
         await runner.cleanup()
+
+    async def _keep(self) -> None:
+        kept, given_up = await self.shipping.keep(KEEP_WITHIN_S)
+        because = "no writer acknowledged them"
+        if kept:
+            log.warning("records_spilled", records=kept, because=because, next="start a writer; the next proxy sends them")
+        if given_up:
+            log.error("records_given_up", records=given_up, because=because, next="start a writer first")
 
     async def _finish_exchanges(self) -> None:
         for session in list(self._sessions):
@@ -100,10 +111,17 @@ class Proxy:
             for session in list(self._sessions):
                 session.capture_drained()
 
+    def _lost(self, frame: Frame) -> None:
+        # With holes in it the exact numbers are not known: then they stay unexplained.
+        if frame.last - frame.first + 1 == frame.records:
+            self.recorder.tell_lost(time.time(), frame.first, frame.last, "spill_unreadable")
+
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Forwarding works as long as this answers; capture is told beside it."""
         connected = self.shipping.writers_connected
-        return True, {"instance": self.recorder.instance, "writers": connected, "queue_bytes": self.shipping.outbox.held_bytes}
+        held_bytes, failing = self.shipping.outbox.held_bytes, self.shipping.spill_failing
+        told = {"instance": self.recorder.instance, "writers": connected, "queue_bytes": held_bytes}
+        return True, {**told, "spill_error": failing} if failing else told
 
     def samples(self) -> Iterator[Sample]:
         """The proxy's metrics."""

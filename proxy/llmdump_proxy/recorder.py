@@ -49,6 +49,9 @@ _U32_MAX: Final = 0xFFFFFFFF
 class Shelf(Protocol):
     """Where records go: the outbox towards the writers."""
 
+    why: str
+    """Why there was no room, after `ship` said so: a label of the metric of dropped records."""
+
     def lane(self, exchange: str) -> Any:
         """The writer an exchange goes to, all of it."""
 
@@ -68,7 +71,7 @@ class Recorder:
         self.made = 0
         """Records numbered so far: the number of the last one."""
         self.lost: dict[str, int] = {"overflow": 0, "error": 0}
-        """Numbers whose record will never come, by reason: no room, or a fault of capture itself."""
+        """Numbers whose record will never come, by reason: no room (the shelf says why), or a fault of capture itself."""
         self.on_full: Callable[[], None] | None = None
         """With `block`: called instead of dropping; the record is taken all the same, and reading must stop."""
         self._own = Identity(instance)
@@ -105,7 +108,7 @@ class Recorder:
             self.on_full()
             if self.shelf.ship(lane, number, record, reserve=True):
                 return True
-        self.lose(number, "overflow")
+        self.lose(number, self.shelf.why)
         return False
 
     def next(self) -> int:
@@ -120,12 +123,17 @@ class Recorder:
 
     def lose(self, number: int, reason: str) -> None:
         """Remember a number whose record will never come."""
-        self.lost[reason] += 1
+        self.lost[reason] = self.lost.get(reason, 0) + 1
         gaps = self._gaps.setdefault(reason, [])
         if gaps and gaps[-1][1] == number - 1:
             gaps[-1][1] = number
         else:
             gaps.append([number, number])
+
+    def tell_lost(self, ts: float, first: int, last: int, reason: str) -> None:
+        """Name numbers that were handed over and have been lost since; who lost them counts them."""
+        self._gaps.setdefault(reason, []).append([first, last])
+        self.tell_gaps(ts)
 
     def _own_record(self, ts: float, kind: bytes, extra: bytes, count: int) -> bool:
         number = self.next()
@@ -282,7 +290,7 @@ class Capture:
 
     def _skip(self) -> None:
         self.lost += 1
-        self._recorder.lose(self._recorder.next(), "overflow")
+        self._recorder.lose(self._recorder.next(), self._recorder.shelf.why)
 
     def _flush_redactors(self) -> None:
         for direction, redactor in enumerate(self._redactors):

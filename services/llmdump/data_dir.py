@@ -8,6 +8,7 @@
 <data>/admin_token                       bearer token of the api, made at first start
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
 <data>/run/writer-0.sock                 where a writer takes records
+<data>/spill/<instance>-0-00000001.spill  records that wait for a writer, when a proxy's memory is full
 """
 
 import hashlib
@@ -28,12 +29,13 @@ class DataDir:
         self.root = root.absolute()
         self.segments = self.root / "segments"
         self.run = self.root / "run"
+        self.spill = self.root / "spill"
         self.index = self.root / "index.sqlite"
         self.admin_token = self.root / "admin_token"
 
     def create(self) -> "DataDir":
         """Make the directories, mode 0700, and return self. Blocking. Raises OSError."""
-        for directory in (self.root, self.segments, self.run, self.sockets):
+        for directory in (self.root, self.segments, self.run, self.spill, self.sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.sockets.stat().st_uid != os.getuid():  # it may lie where everybody can write
             raise PermissionError(f"{self.sockets} belongs to somebody else; remove it, or set TMPDIR")

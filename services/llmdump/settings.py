@@ -137,10 +137,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capture_memory_bytes: Annotated[
         int, Meta(ge=1024 * 1024, description="Records a proxy holds in memory until they are durable.")
     ] = 24 * 1024 * 1024
+    capture_spill_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024 * 1024,
+            description="Records a proxy keeps in spill files, those of dead proxies that it sends on included. As much of it "
+            "as capture_memory_bytes (at most half) is kept free for what memory holds when the proxy stops.",
+        ),
+    ] = 1024 * 1024 * 1024
     on_overflow: Annotated[
-        Literal["drop", "block"],
-        Meta(description="When that is full: drop records (counted, with a gap record), or make clients wait."),
-    ] = "drop"
+        Literal["spill", "drop", "block"],
+        Meta(
+            description="When memory fills: put records into a spill file and, when that is full too, drop them (counted, "
+            "with a gap record); drop them at once; or make clients wait. Of what no writer has when the proxy stops, "
+            "`spill` and `block` make a spill file, which the next proxy sends."
+        ),
+    ] = "spill"
     writer_endpoints: Annotated[
         tuple[Endpoint, ...],
         Meta(description="ZeroMQ endpoints of the writers. Empty: those found in the data directory."),

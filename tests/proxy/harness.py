@@ -34,6 +34,7 @@ class MemoryShelf:
     def __init__(self) -> None:
         self.records: list[bytes] = []
         self.room = True
+        self.why = "overflow"
 
     def lane(self, exchange: str) -> None:
         return None

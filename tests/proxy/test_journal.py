@@ -9,6 +9,8 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 class FailingShelf:
     """Takes records until the one with this number, and then has a bug."""
 
+    why = "overflow"
+
     def __init__(self, fails_at: int) -> None:
         self.fails_at = fails_at
         self.records: list[bytes] = []

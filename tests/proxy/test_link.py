@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import uvloop
@@ -54,8 +54,10 @@ async def until(true: Callable[[], object], within_s: float = WITHIN_S) -> None:
 
 
 @asynccontextmanager
-async def shipping_to(data: DataDir, *endpoints: str, memory_bytes: int = 24 * MIB) -> AsyncIterator[Shipping]:
-    settings = Settings(writer_endpoints=endpoints, capture_memory_bytes=memory_bytes)
+async def shipping_to(
+    data: DataDir, *endpoints: str, memory_bytes: int = 24 * MIB, on_overflow: Literal["spill", "drop"] = "drop"
+) -> AsyncIterator[Shipping]:
+    settings = Settings(writer_endpoints=endpoints, capture_memory_bytes=memory_bytes, on_overflow=on_overflow)
     shipping = Shipping(settings, data, INSTANCE, asyncio.get_running_loop())
     await shipping.start()
     try:
@@ -640,5 +642,10 @@ async def test_the_metrics_are_in_the_table_and_count_what_happened(data: DataDi
         "llmdump_queue_depth_records": 1,
         "llmdump_queue_depth_bytes": 200,
         "llmdump_queue_overflow_total": 0,
+        "llmdump_queue_memory_bytes": 200,
+        "llmdump_records_spilled_total": 0,
+        "llmdump_records_dropped_total": 0,
+        "llmdump_spill_bytes": 0,
+        "llmdump_spill_orphaned_bytes": 0,
         "llmdump_proxy_writers_connected": 1,
     }

@@ -9,10 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from llmdump.wire import BATCH_BYTES_MAX, WINDOW_BYTES, Ack, Batch, FromWriter, Have, Hello, ProtocolError, Resync, Retire
-from llmdump_proxy.outbox import HELLO_PAUSE_S, HELLO_PAUSE_S_MAX, RESERVE_BYTES, Lane, Outbox, Session, State
+from llmdump_proxy.outbox import (
+    HELLO_PAUSE_S,
+    HELLO_PAUSE_S_MAX,
+    RESERVE_BYTES,
+    Frame,
+    Lane,
+    Outbox,
+    Packed,
+    Session,
+    State,
+)
 
 MIB = 1024 * 1024
 STALL_S = 3.0
+BUDGET = 3000
 
 
 def nonces() -> object:
@@ -177,6 +188,31 @@ def test_a_record_larger_than_the_budget_does_not_make_the_outbox_full() -> None
     assert not outbox.add(outbox.lane("x"), 1, bytes(1001))
     assert not outbox.full
     assert outbox.overflows == 1
+
+
+def test_with_a_file_what_is_stuck_before_it_never_fills_memory() -> None:
+    """Neither what is under way, nor what was read back, nor both: else there would be drops beside an empty file."""
+    outbox = Outbox(MIB, spills=True)
+    session = in_session(outbox)
+    places, stored = itertools.count(), dict[Frame, Packed]()
+    number = held = 0
+    for _ in range(3):
+        for _ in range(200):
+            number += 1
+            add(outbox, session.lane, number, size=10_000)
+            while packed := session.lane.to_write():
+                frame = Frame(packed.numbers[0], packed.last, len(packed.numbers), len(packed.body), 1, next(places), 0)
+                stored[frame] = packed
+                outbox.wrote(session.lane, frame)
+            while frame_to_read := outbox.to_read(session.lane):
+                outbox.did_read(session.lane, stored[frame_to_read])
+            for batch in send_all(session)[:1]:
+                held = batch.last
+        assert outbox.memory_bytes < 0.75 * MIB
+        session.disconnected()
+        session.connected(0.0)
+        session.receive(Have(say_hello(session, 0.0), held, "w0"), 0.0)
+    assert outbox.overflows == 0
 
 
 # --- acknowledging and resending
@@ -407,7 +443,11 @@ class BothSides(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.outbox = Outbox(3000)
+        self.places = itertools.count()
+        self.outbox = Outbox(BUDGET, spills=True)
+        self.file: dict[Frame, Packed] = {}
+        self.in_hand: Packed | None = None
+        self.reading: Frame | None = None
         self.session = new_session(self.outbox)
         self.session.connected(self.now)
         self.lane = self.outbox.lane("x")
@@ -425,11 +465,60 @@ class BothSides(RuleBasedStateMachine):
     def add(self, size: int, skip: int) -> None:
         self.number += skip
         record = self.number.to_bytes(8) + bytes(size - 8)
-        before = self.outbox.held_bytes
+        before = self.outbox.memory_bytes
         if self.outbox.add(self.lane, self.number, record):
             self.added[self.number] = record
         else:
-            assert before + size > 3000
+            assert before + size > BUDGET
+
+    @rule()
+    def disk_begins_to_write(self) -> None:
+        if packed := self.lane.to_write():
+            assert self.in_hand is None
+            self.in_hand = packed
+
+    @precondition(lambda self: self.in_hand)
+    @rule(works=st.booleans())
+    def disk_has_written(self, works: bool) -> None:
+        packed, self.in_hand = self.in_hand, None
+        assert packed is not None
+        if works:
+            numbers = packed.numbers
+            frame = Frame(numbers[0], packed.last, len(numbers), len(packed.body), 1, next(self.places), len(packed.body))
+            self.file[frame] = packed
+            self.outbox.wrote(self.lane, frame)
+        else:
+            self.lane.not_written()
+
+    @rule()
+    def disk_begins_to_read(self) -> None:
+        if frame := self.outbox.to_read(self.lane):
+            assert self.reading is None
+            self.reading = frame
+
+    @precondition(lambda self: self.reading)
+    @rule(works=st.booleans())
+    def disk_has_read(self, works: bool) -> None:
+        frame, self.reading = self.reading, None
+        assert frame is not None
+        if works:
+            self.outbox.did_read(self.lane, self.file[frame])
+        else:
+            self.outbox.not_read(self.lane)
+
+    @rule()
+    def disk_frees(self) -> None:
+        for frame in self.lane.freed:
+            del self.file[frame]
+        self.lane.freed = []
+
+    @precondition(lambda self: not self.reading)
+    @rule()
+    def proxy_would_stop_now(self) -> None:
+        """What it would put into the file, and the file, is all that is not acknowledged."""
+        left = [number for packed in self.lane.left() for number in packed.numbers]
+        on_file = [number for frame in self.file if frame not in self.lane.freed for number in self.file[frame].numbers]
+        assert {*left, *on_file} >= set(list(self.added)[self.outbox.acknowledged :])
 
     @rule()
     def proxy_sends(self) -> None:
@@ -511,6 +600,7 @@ class BothSides(RuleBasedStateMachine):
         assert list(self.added)[:forgotten] == self.durable[:forgotten]
         assert self.outbox.held_bytes == sum(len(record) for record in list(self.added.values())[forgotten:])
         assert self.outbox.held_records == len(self.added) - forgotten
+        assert self.outbox.memory_bytes <= BUDGET + 400
 
     def teardown(self) -> None:
         """Left alone, everything arrives."""
@@ -518,6 +608,9 @@ class BothSides(RuleBasedStateMachine):
             if not self.outbox.held_bytes:
                 break
             self.now += 1.0
+            self.disk_begins_to_read()
+            if self.reading:
+                self.disk_has_read(works=True)
             self.proxy_sends()
             while self.up:
                 self.writer_reads()
@@ -525,9 +618,13 @@ class BothSides(RuleBasedStateMachine):
             while self.down:
                 self.proxy_reads()
         assert self.durable == list(self.added)
+        if self.in_hand:
+            self.disk_has_written(works=True)
+        self.disk_frees()
+        assert not self.file, "the place of what is acknowledged is given back"
 
 
 BothSides.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=120, stateful_step_count=80, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestBothSides = BothSides.TestCase

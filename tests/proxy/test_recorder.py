@@ -22,6 +22,8 @@ HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 class Room:
     """A shelf with room for so many records; the reserve has its own."""
 
+    why = "overflow"
+
     def __init__(self, room: int, reserve: int = 1000) -> None:
         self.room = room
         self.reserve = reserve

@@ -80,6 +80,8 @@ class Connection:
 class TellingShelf(MemoryShelf):
     """Notes each record in the transcript too."""
 
+    why = "overflow"
+
     def __init__(self, told: list[tuple[str, bytes]]) -> None:
         super().__init__()
         self.told = told
