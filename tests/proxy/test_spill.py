@@ -448,13 +448,14 @@ from tests.proxy.test_spill import chunk, shipping_for
 async def main():
     shipping = shipping_for(DataDir(Path(sys.argv[1])), instance=sys.argv[2], capture_memory_bytes=1 << 20)
     await shipping.start()
-    lane, number = shipping.lane("x"), 0
+    lane, number, told = shipping.lane("x"), 0, False
     while True:
         number += 1
         shipping.ship(lane, number, chunk(number, bytes(300), sys.argv[2]))
         if number % 20 == 0:
             await asyncio.sleep(0.0005)
-        if number == 20_000:
+        if not told and shipping.outbox.spilled > 10_000:
+            told = True
             print("spilled", flush=True)
 uvloop.run(main())
 """
