@@ -12,6 +12,7 @@ from llmdump.wire import BATCH_BYTES_MAX, WINDOW_BYTES, Ack, Batch, FromWriter, 
 from llmdump_proxy.outbox import (
     HELLO_PAUSE_S,
     HELLO_PAUSE_S_MAX,
+    NEVER_SENT_LIMIT,
     RESERVE_BYTES,
     Frame,
     Lane,
@@ -213,6 +214,24 @@ def test_with_a_file_what_is_stuck_before_it_never_fills_memory() -> None:
         session.connected(0.0)
         session.receive(Have(say_hello(session, 0.0), held, "w0"), 0.0)
     assert outbox.overflows == 0
+
+
+def test_a_dead_instances_frames_that_overlap_are_sent_once_and_without_what_is_held() -> None:
+    """A stop may have written what a frame of the file has too; and the writer may hold a part of either."""
+    batches = {
+        Frame(numbers[0], numbers[-1], len(numbers), 10 * len(numbers), 1, at, 0): Packed(
+            numbers, [10] * len(numbers), b"".join(number.to_bytes(8) + b"xx" for number in numbers)
+        )
+        for at, numbers in enumerate(([1, 2, 4, 5, 7], [4, 5, 7], [8, 9]))
+    }
+    outbox = Outbox(MIB, Lane(sorted(batches), sent_to=NEVER_SENT_LIMIT))
+    session = in_session(outbox, held=2)
+    while frame := outbox.to_read(session.lane):
+        outbox.did_read(session.lane, batches[frame])
+    assert numbers_of(send_all(session)) == [4, 5, 7, 8, 9]
+    assert outbox.held_bytes == 50
+    session.receive(Ack(nonce(1), 9), 0.0)
+    assert (outbox.held_bytes, sorted(session.lane.freed)) == (0, sorted(batches))
 
 
 # --- acknowledging and resending
