@@ -200,11 +200,11 @@ class Pipeline(Reader):
         else:
             self.close()
 
-    def start(self, *roles: str) -> None:
+    def start(self, *roles: str, wait: bool = True) -> None:
         """Start these processes; with all four there, wait until they are ready."""
         for role in roles:
             self.processes[role] = self._spawn(role)
-        if set(self.processes) >= set(health.ROLES):
+        if wait and set(self.processes) >= set(health.ROLES):
             self.wait_until_ready()
 
     def also(self, role: str) -> str:

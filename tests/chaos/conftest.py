@@ -1,0 +1,79 @@
+"""What the scenarios share: how long they are, the seed, the simulated backend, and a line of figures for each."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+for checks in ("checker", "kills", "stored", "clients"):
+    pytest.register_assert_rewrite(f"tests.chaos.{checks}")
+pytest.register_assert_rewrite("tests.e2e.pipeline", "tests.e2e.files")
+
+from tests.e2e import pipeline  # noqa: E402 - after their assertions are made to tell more
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`@long_or_short(name, long, short)`: which values a parameter takes."""
+    for mark in metafunc.definition.iter_markers("long_or_short"):
+        name, long, short = mark.args
+        metafunc.parametrize(name, long if metafunc.config.getoption("long") else short)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What has only a long form is not there in the short one."""
+    if not config.getoption("long"):
+        only_long = [item for item in items if item.get_closest_marker("only_long")]
+        config.hook.pytest_deselected(items=only_long)
+        items[:] = [item for item in items if item not in only_long]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marks of this folder."""
+    config.addinivalue_line("markers", "long_or_short(name, long, short): a parameter's values with --long, and without")
+    config.addinivalue_line("markers", "only_long: only with --long")
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make chaos`."""
+    return bool(request.config.getoption("long"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Of everything that is drawn. Printed, and settable with --seed. When what happens is the machine's."""
+    given = request.config.getoption("seed")
+    found = time.time_ns() % 1_000_000_007 if given is None else int(given)
+    print(f"--seed={found}")
+    return found
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """Draws for the scenario itself."""
+    return random.Random(seed)
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest, seed: int, is_long: bool) -> Callable[..., None]:
+    """Give a scenario's figures to who looks: at once in the long form, with the captured output in the short one."""
+    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def line(**figures: Any) -> None:
+        text = " ".join(f"{name}={value}" for name, value in {**figures, "seed": seed}.items())
+        told = f"{request.node.name}: {text}"
+        if is_long and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(told)
+        else:
+            print(told)
+
+    return line
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of the simulated backend, a process of its own."""
+    yield from pipeline.backend_process(tmp_path_factory.mktemp("backend") / "log")
