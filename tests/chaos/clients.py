@@ -23,8 +23,10 @@ WORKERS: Final = 6
 THINK_S_MAX: Final = 0.04
 UPLOAD_BYTES_MAX: Final = 120_000
 ANSWER_WITHIN_S: Final = 30.0
-RETRY_AFTER_S: Final = 0.02
+RETRY_AFTER_S: Final = 0.05
 _READ_BYTES: Final = 65536
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Answer:
@@ -158,6 +160,8 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
         self.seen: list[Seen] = []
+        self.refused_at: list[float] = []
+        """When nobody took a client's connection."""
 
     def __enter__(self) -> "Load":
         self._thread.start()
@@ -171,7 +175,8 @@ class Load:
     @property
     def errors(self) -> list[str]:
         """What went wrong for clients."""
-        return [f"{one.id}: {one.error}" for one in self.seen if one.error]
+        cut = [f"{one.id}: {one.error}" for one in self.seen if one.error]
+        return [*cut, *(f"no connection at {at}" for at in self.refused_at)]
 
     @property
     def done(self) -> list[Seen]:
@@ -189,40 +194,50 @@ class Load:
 
     @property
     def _is_broken(self) -> bool:
-        return not self._cuts and any(one.error for one in self.seen)
+        return not self._cuts and bool(self.errors)
 
     async def _live(self) -> None:
         seeds = [self._rng.getrandbits(64) for _ in range(self._workers)]
         await asyncio.gather(*(self._work(random.Random(seed)) for seed in seeds))
 
     async def _work(self, rng: random.Random) -> None:
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        connection: Connection | None = None
         while not self._stop.is_set():
+            connection = connection or await self._connect()
+            if connection is None:
+                await asyncio.sleep(RETRY_AFTER_S)
+                continue
             one = request(f"{rng.getrandbits(96):024x}", self._host, rng)
-            try:
-                async with asyncio.timeout(ANSWER_WITHIN_S):
-                    connection = connection or await asyncio.open_connection(*self._host.split(":"))
-                    await _exchange(one, *connection)
-            except (OSError, TimeoutError, ValueError, EOFError) as err:
-                one.error = f"{type(err).__name__} {err}"
-            one.ended_at = time.monotonic()
+            await _exchange(one, *connection)
             self.seen.append(one)
-            if connection and (one.error or b"Connection: close" in one.head):
-                connection[1].transport.abort() if one.error else connection[1].close()
+            if one.error or b"Connection: close" in one.head:
+                connection[1].transport.abort()
                 connection = None
-            await asyncio.sleep(RETRY_AFTER_S if one.error else rng.random() * self._think_s)
+            await asyncio.sleep(rng.random() * self._think_s)
         if connection:
-            connection[1].close()
+            connection[1].transport.abort()
+
+    async def _connect(self) -> Connection | None:
+        try:
+            return await asyncio.open_connection(*self._host.split(":"))
+        except OSError:
+            self.refused_at.append(time.monotonic())
+            return None
 
 
 async def _exchange(one: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     one.began_at = time.monotonic()
-    writer.write(one.head + one.wire)
-    await writer.drain()
-    while not one.answer.whole:
-        data = await reader.read(_READ_BYTES)
-        if not data:
-            raise EOFError("the connection ended before the answer did")
-        one.answer.feed(data)
-    if one.answer.status != 200:
-        raise ValueError(f"status {one.answer.status}: {one.answer.body[:200]!r}")
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            writer.write(one.head + one.wire)
+            await writer.drain()
+            while not one.answer.whole:
+                data = await reader.read(_READ_BYTES)
+                if not data:
+                    raise EOFError("the connection ended before the answer did")
+                one.answer.feed(data)
+        if one.answer.status != 200:
+            raise ValueError(f"status {one.answer.status}: {one.answer.body[:200]!r}")
+    except (OSError, TimeoutError, ValueError, EOFError) as err:
+        one.error = f"{type(err).__name__} {err}"
+    one.ended_at = time.monotonic()
