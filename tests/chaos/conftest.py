@@ -1,5 +1,6 @@
 """What the scenarios share: how long they are, the seed, the simulated backend, and a line of figures for each."""
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -59,16 +60,13 @@ def rng(seed: int) -> random.Random:
 @pytest.fixture
 def tell(request: pytest.FixtureRequest, seed: int, is_long: bool) -> Callable[..., None]:
     """Give a scenario's figures to who looks: at once in the long form, with the captured output in the short one."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
 
     def line(**figures: Any) -> None:
         text = " ".join(f"{name}={value}" for name, value in {**figures, "seed": seed}.items())
         told = f"{request.node.name}: {text}"
-        if is_long and terminal is not None:
-            terminal.ensure_newline()
-            terminal.write_line(told)
-        else:
-            print(told)
+        with capture.global_and_fixture_disabled() if is_long and capture else contextlib.nullcontext():
+            print(told, flush=True)
 
     return line
 
