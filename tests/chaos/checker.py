@@ -99,7 +99,13 @@ def command(data: DataDir, *arguments: str) -> "subprocess.CompletedProcess[str]
     """What `llmdump …` does on this data directory."""
     environ = environment(data.root.parent, data_dir=data.root)
     return subprocess.run(
-        [str(BIN / "llmdump"), *arguments], cwd=data.root.parent, env=environ, capture_output=True, text=True, timeout=300, check=False
+        [str(BIN / "llmdump"), *arguments],
+        cwd=data.root.parent,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 

@@ -21,7 +21,8 @@ from tests.e2e.pipeline import eventually
 
 WORKERS: Final = 6
 THINK_S_MAX: Final = 0.04
-UPLOAD_BYTES_MAX: Final = 120_000
+UPLOAD_BYTES_MAX: Final = 200_000
+"""Most are far smaller: the cube of what is drawn."""
 ANSWER_WITHIN_S: Final = 30.0
 RETRY_AFTER_S: Final = 0.05
 _READ_BYTES: Final = 65536
@@ -116,7 +117,7 @@ def request(own_id: str, host: str, rng: random.Random) -> Seen:
     if rng.random() < 0.3:
         fields.append("Connection: close")
     if kind.startswith("upload"):
-        target, body = "/sim/echo", _bytes(own_id, rng.randint(1, UPLOAD_BYTES_MAX))
+        target, body = "/sim/echo", _bytes(own_id, int(rng.random() ** 3 * UPLOAD_BYTES_MAX))
     else:
         target, body = _call(own_id, kind)
     wire = body
@@ -152,7 +153,9 @@ def _in_chunks(body: bytes, rng: random.Random) -> bytes:
 class Load:
     """Clients that ask again and again, until the block is left."""
 
-    def __init__(self, url: str, seed: int, *, workers: int = WORKERS, think_s: float = THINK_S_MAX, cuts: bool = False) -> None:
+    def __init__(
+        self, url: str, seed: int, *, workers: int = WORKERS, think_s: float = THINK_S_MAX, cuts: bool = False
+    ) -> None:
         """With `cuts`, errors of clients are expected: they go on, and errors do not end a wait."""
         self._host = url.removeprefix("http://")
         self._rng = random.Random(seed)

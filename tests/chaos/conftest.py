@@ -19,7 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`@long_or_short(name, long, short)`: which values a parameter takes."""
     for mark in metafunc.definition.iter_markers("long_or_short"):
         name, long, short = mark.args
-        metafunc.parametrize(name, long if metafunc.config.getoption("long") else short)
+        values = long if metafunc.config.getoption("long") else short
+        metafunc.parametrize(name, values, ids=lambda value: value if isinstance(value, str) else "-".join(value))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

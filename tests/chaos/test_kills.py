@@ -7,6 +7,7 @@ What is guarded, and was seen to fail without it:
     indexer    rows and position in one transaction
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -23,8 +24,8 @@ from tests.e2e.pipeline import Pipeline, eventually
 pytestmark = [pytest.mark.xdist_group("chaos-kills"), pytest.mark.timeout(1800)]
 ROUNDS: Final = 200
 ROUNDS_SHORT: Final = 4
-AT_START: Final = 0.25
-"""So many kills hit a process that is still starting."""
+MOMENTS: Final = ("starting", "running", "writing", "writing")
+WRITES_WITHIN_S: Final = 2.0
 START_TAKES_S: Final = 0.8
 RUNS_FOR_S: Final = 0.3
 SEGMENT_BYTES: Final = 3_000_000
@@ -58,14 +59,32 @@ def test_no_kill_behind_the_proxy_loses_or_doubles_anything(
 
 
 def kill(pipe: Pipeline, role: str, rng: random.Random) -> None:
-    """Kill a process and start the next: while it starts, or while it runs."""
-    if rng.random() < AT_START:
+    """Kill a process and start the next: while it starts, while it runs, or just when it has written."""
+    moment = rng.choice(MOMENTS)
+    if moment == "starting":
         wait(rng.uniform(0, START_TAKES_S))
     else:
         eventually(lambda: runs(pipe, role), 30, f"{role} runs")
         wait(rng.uniform(0, RUNS_FOR_S))
+    if moment == "writing":
+        wait_for_write(pipe, role)
     pipe.kill(role)
     pipe.start(role, wait=False)
+
+
+def wait_for_write(pipe: Pipeline, role: str) -> None:
+    """Until a file of its own has grown: it is in the middle of making that durable, and nobody has been told."""
+    before, deadline = written(pipe, role), time.monotonic() + WRITES_WITHIN_S
+    while role != "api" and written(pipe, role) == before and time.monotonic() < deadline:
+        time.sleep(0)
+
+
+def written(pipe: Pipeline, role: str) -> list[tuple[str, int, int]]:
+    """Its files, their sizes and when they were changed."""
+    files = pipe.data.segments.glob("*.cbor") if role == "writer" else pipe.data.root.glob("index.sqlite*")
+    with contextlib.suppress(FileNotFoundError):  # it is sealed at this moment
+        return sorted((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+    return []
 
 
 def runs(pipe: Pipeline, role: str) -> bool:
