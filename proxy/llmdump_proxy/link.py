@@ -59,7 +59,15 @@ _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 class Shipping:
     """Takes records from the forwarding loop and gets them to the writers. All methods are for the loop's thread."""
 
-    def __init__(self, settings: Settings, data: DataDir, instance: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        data: DataDir,
+        instance: str,
+        loop: asyncio.AbstractEventLoop,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        thread: FileThread | None = None,
+    ) -> None:
         """`instance`, 16 ASCII characters, is unique to this process: it numbers the records. Raises KeyFileError."""
         self._policy = settings.on_overflow
         self.why = "overflow"
@@ -78,9 +86,9 @@ class Shipping:
             raise keys.KeyFileError(reason)
         # A writer may keep records this long before it flushes; only after that is silence a sign.
         self._stall_s = STALL_S + settings.capture_flush_interval
-        self._context = zmq.Context()
+        self._context = context or zmq.Context()
         self._peers: dict[str, _Peer] = {}
-        self._thread = FileThread(loop)
+        self._thread = thread or FileThread(loop)
         self._room = Room(settings.capture_spill_bytes, settings.capture_memory_bytes + RESERVE_BYTES)
         self._spill = Spill(data.spill, instance, self._room)
         self._files: dict[Lane, LaneFile] = {}

@@ -6,7 +6,7 @@ It is sent to the writer it was for; a lane that never had a writer goes to one 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -85,14 +85,11 @@ class Orphans:
     async def keep_looking(self) -> None:
         """Take in hand what has no owner, again and again."""
         while True:
-            try:
-                for spill, lanes in await self._thread.run(self._adopt):
-                    taken = {found.endpoint for found in lanes}
-                    self._orphans += [_Orphan(self._thread, spill, found, taken) for found in lanes]
-                    records = sum(frame.records for found in lanes for frame in found.frames)
-                    log.info("spill_of_dead_proxy_found", instance=spill.instance, records=records)
-            except OSError:
-                count_swallowed("look_for_orphans")
+            for spill, lanes in await self._thread.run(self._adopt):
+                taken = {found.endpoint for found in lanes}
+                self._orphans += [_Orphan(self._thread, spill, found, taken) for found in lanes]
+                records = sum(frame.records for found in lanes for frame in found.frames)
+                log.info("spill_of_dead_proxy_found", instance=spill.instance, records=records)
             await asyncio.sleep(LOOK_EVERY_S)
 
     def tick(self) -> None:
@@ -131,15 +128,25 @@ class Orphans:
         return self._lost + sum(orphan.outbox.lost for orphan in self._orphans)
 
     def _adopt(self) -> list[tuple[Spill, list[Found]]]:
-        """In the thread: what is found and not empty."""
-        return [(spill, lanes) for spill, lanes in self._found() if lanes]
+        """In the thread: what is found and not empty. What the disk refuses is left for the next look."""
+        adopted = []
+        try:
+            for spill in orphans(self._directory, self._room):
+                if lanes := self._found(spill):
+                    adopted.append((spill, lanes))
+        except OSError:
+            count_swallowed("look_for_orphans")
+        return adopted
 
-    def _found(self) -> Iterator[tuple[Spill, list[Found]]]:
-        for spill in orphans(self._directory, self._room):
+    def _found(self, spill: Spill) -> list[Found]:
+        try:
             lanes = spill.found()
             if not lanes:
                 spill.close()
-            yield spill, lanes
+        except OSError:
+            spill.let_go()
+            raise
+        return lanes
 
     def _begin(self, orphan: _Orphan, endpoint: str) -> None:
         orphan.endpoint = endpoint

@@ -22,7 +22,8 @@ Rules for whoever edits this:
 - A write that fails leaves no trace: the segment is cut back to the last whole frame and is not appended to again.
   Only a process that died in the middle of a write leaves a torn frame. It is the last of its segment, nobody was told
   that it was written, and it is cut.
-- Nothing is synced. The file is for a process that dies; what a power cut takes is missing in the numbers.
+- No records are synced. The file is for a process that dies; what a power cut takes is missing in the numbers. The
+  writer's name is: without it, what a power cut leaves of the lane could not be sent, once its writer has any of it.
 - A segment is deleted when none of its frames is needed. `Room` counts whole segments, until they are deleted, for all
   instances that this process has in hand.
 """
@@ -117,7 +118,6 @@ class Spill:
         size = len(head) + len(body)
         if not self._room.has(size, leaving=leaving):
             raise SpillFullError
-        self._ensure_lock()
         self.name_writer(lane, endpoint)
         number, fd = self._active.get(lane) or self._open_segment(lane)
         segment = self._segments[number]
@@ -143,45 +143,62 @@ class Spill:
 
     def name_writer(self, lane: int, endpoint: str) -> None:
         """The lane is this writer's from now on. Raises OSError."""
+        self._ensure_lock()
         if self._writers.get(lane) == endpoint:
             return
         fd = os.open(self._directory / f"{self.instance}-{lane}.writer", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(fd, endpoint.encode().ljust(ENDPOINT_BYTES), 0)
+            if endpoint:
+                with contextlib.suppress(OSError):
+                    os.fsync(fd)
         finally:
             os.close(fd)
         self._writers[lane] = endpoint
 
-    def free(self, frames: list[Frame]) -> None:
-        """These frames are not needed any more: delete the segments that have no other. Raises OSError."""
-        for frame in frames:
-            self._segments[frame.segment].frames -= 1
-        for number in {frame.segment for frame in frames}:
-            if not self._segments[number].frames:
-                for lane in [lane for lane, (active, _) in self._active.items() if active == number]:
-                    self._leave_segment(lane)
-                self._delete(number)
+    def free(self, frames: list[Frame]) -> list[Frame]:
+        """These frames are not needed any more: delete the segments that have no other. Gives those of segments that the
+        disk would not delete, to be freed later."""
+        kept: list[Frame] = []
+        for number in sorted({frame.segment for frame in frames}):
+            freed = [frame for frame in frames if frame.segment == number]
+            self._segments[number].frames -= len(freed)
+            if not self._segments[number].frames and not self._remove(number):
+                self._segments[number].frames += len(freed)
+                kept += freed
+        return kept
 
     def close(self) -> None:
-        """Let go of the instance. Without segments its other files are removed too. Raises OSError."""
+        """Let go of the instance. Without segments its other files are removed too. Raises OSError, having let go as well."""
         for lane in [*self._active]:
             self._leave_segment(lane)
         if self._lock is None:
             return
-        if not self._segments:
-            for path in [*self._directory.glob(f"{self.instance}-*.writer"), self._lock_path]:
-                path.unlink(missing_ok=True)
-        os.close(self._lock)
-        self._lock = None
+        for number in [number for number, segment in self._segments.items() if not segment.frames]:
+            self._remove(number)
+        try:
+            if not self._segments:
+                for path in [*self._directory.glob(f"{self.instance}-*.writer"), self._lock_path]:
+                    path.unlink(missing_ok=True)
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Leave the files as they are to whoever looks at them next. Raises OSError."""
+        self._room.used_bytes -= sum(segment.size for segment in self._segments.values())
+        self._segments.clear()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def found(self) -> list[Found]:
         """What the files of an instance that died hold, by lane; torn frames are cut. Raises OSError."""
         lanes: dict[int, list[Frame]] = {}
         for path in sorted(self._directory.glob(f"{self.instance}-*.spill")):
             lane, number = (int(part) for part in path.stem.split("-")[1:])
+            frames = list(_frames(path, number))
             segment = self._segments[number] = _Segment(path)
             self._last = max(self._last, number)
-            frames = list(_frames(path, number))
             segment.frames, segment.size = len(frames), path.stat().st_size
             self._room.used_bytes += segment.size
             if frames:
@@ -223,6 +240,16 @@ class Spill:
         if not self._segments[number].frames:
             with contextlib.suppress(OSError):
                 self._delete(number)
+
+    def _remove(self, number: int) -> bool:
+        """Delete a segment without a frame, also the active one; False if the disk refuses."""
+        for lane in [lane for lane, (active, _) in self._active.items() if active == number]:
+            self._leave_segment(lane)
+        try:
+            self._delete(number)
+        except OSError:
+            return False
+        return True
 
     def _delete(self, number: int) -> None:
         if number in self._segments:

@@ -100,7 +100,7 @@ class LaneFile:
         self._writing: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._freeing: asyncio.Task[None] | None = None
-        self._write_at = self._read_at = 0.0
+        self._write_at = self._read_at = self._free_at = 0.0
         self._pause_s = PAUSE_S
         self._tries = 0
         self._leaving = False
@@ -120,7 +120,7 @@ class LaneFile:
             self._writing = asyncio.create_task(self._write())
         if self._reading is None and now >= self._read_at and self.endpoint:
             self._reading = asyncio.create_task(self._read())
-        if self._freeing is None and self.lane.freed:
+        if self._freeing is None and self.lane.freed and now >= self._free_at:
             self._freeing = asyncio.create_task(self._free())
 
     @property
@@ -201,11 +201,13 @@ class LaneFile:
     async def _free(self) -> None:
         frames, self.lane.freed = self.lane.freed, []
         try:
-            await self._thread.run(self._spill.free, frames)
-        except OSError:
-            count_swallowed("spill_delete")
+            kept = await self._thread.run(self._spill.free, frames)
         finally:
             self._freeing = None
+        if kept:
+            count_swallowed("spill_delete")
+            self.lane.freed += kept
+            self._free_at = asyncio.get_running_loop().time() + PAUSE_S_MAX
         self._changed()
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from llmdump.metrics import Histogram
 
-_data_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
-
 
 class Appender:
     """A file that grows. All methods block and raise OSError; after an error only `abandon` may be called."""
@@ -36,7 +34,7 @@ class Appender:
         """Return when what was appended is durable."""
         begin = time.perf_counter()
         self._sync_failed = True
-        _data_sync(self._fd)
+        getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS has only fsync
         self._sync_time.observe(time.perf_counter() - begin)
         if not self._name_synced:
             sync_directory(self.path.parent)

@@ -307,5 +307,5 @@ class Capture:
         names = self._sessions.in_session()
         self._rotate("stop")
         self._leaving = True
-        for name in {*names, *self._hellos}:
+        for name in dict.fromkeys([*names, *self._hellos]):
             self._say(name, Retire())

@@ -34,11 +34,17 @@ _DRAIN_IDLE_MS: Final = 30
 class Link:
     """The socket of one writer and its thread."""
 
-    def __init__(self, capture: Capture, endpoint: str, keys: WriterKeys | None) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        endpoint: str,
+        keys: WriterKeys | None,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+    ) -> None:
         """Bind; with `keys` a tcp endpoint is for their owners only. Raises OSError with a line for the user."""
         self._capture = capture
         self._endpoint = endpoint
-        self._context = zmq.Context()
+        self._context = context or zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
         self._drain = threading.Event()
@@ -63,11 +69,7 @@ class Link:
         try:
             while not self._drain.is_set():
                 poller.poll(math.floor(self._capture.wait_s() * 1000))
-                if self._gate:
-                    self._gate.turn()
-                self._receive()
-                self._capture.tick()
-                self._send()
+                self.turn()
             self._leave()
         finally:
             if self._gate:
@@ -75,6 +77,14 @@ class Link:
             self._socket.close(linger=LINGER_MS)
             self._context.term()
             _remove_socket(self._endpoint)
+
+    def turn(self) -> None:
+        """All that can be done now. For the thread that runs it."""
+        if self._gate:
+            self._gate.turn()
+        self._receive()
+        self._capture.tick()
+        self._send()
 
     @property
     def refused(self) -> int:
