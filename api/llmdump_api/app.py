@@ -1,5 +1,6 @@
 """The routes. Each is documented in docs/api.md, and a test compares."""
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
@@ -15,6 +16,7 @@ from llmdump.indexed import Ledger
 from llmdump.metrics import CONTENT_TYPE, Page, Sample
 from llmdump.presence import Presence
 from llmdump.record import Record
+from llmdump.retention import Note, Notes
 from llmdump_api import ledger, query, trace
 from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
@@ -34,6 +36,8 @@ class Api:
         self._index = index
         self._fleet = fleet
         self._gate = gate
+        self._notes = Notes(data.segments)
+        self._notes_lock = threading.Lock()
         self._statements: list[Statement] = []  # as of the last scrape
         self._page = Page(lambda: [*process_samples(own.card.role, own.card.version), *self._samples()])
 
@@ -97,7 +101,17 @@ class Api:
     async def _judged(self) -> tuple[list[Statement], dict[str, Ledger]]:
         cards = await self._index.run(self._fleet.living)
         ledgers, segments = await self._index.ledgers()
-        return ledger.statements(ledgers, segments, cards), ledgers
+        return ledger.statements(ledgers, segments, cards, await self._index.run(self._deleted)), ledgers
+
+    def _deleted(self) -> list[Note]:
+        """What retention has deleted, as far as that can be read. Blocking."""
+        with self._notes_lock:
+            try:
+                self._notes.read()
+                return self._notes.deleted()
+            except OSError:
+                count_swallowed("deletion_notes_not_read")
+                return []
 
     async def traces(self, request: web.Request) -> web.Response:
         """A page of rows, newest first."""

@@ -1,6 +1,7 @@
 """The certificate as the index and the living processes tell it: what `llmdump verify` says, without reading the files. Pure.
 
-A number that is missing here was in no file, or in none that could be read, or in one deleted before it was indexed.
+A number that is missing here was in no file, or in none that could be read, or in one deleted by hand before it was
+indexed. What retention deleted before it was indexed is told as that.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,11 +10,13 @@ from typing import Any, Final
 
 import orjson
 
-from llmdump import certificate
-from llmdump.certificate import Facts, Statement
+from llmdump import certificate, retention
+from llmdump.certificate import Facts, Retired, Statement
 from llmdump.indexed import Ledger, Segment
+from llmdump.ledger import About
 from llmdump.metrics import Sample, by_label
 from llmdump.presence import Card
+from llmdump.retention import Note
 from llmdump.segment import parse_name
 
 INSTANCES_MAX: Final = 1000
@@ -22,22 +25,33 @@ MISSING_MAX: Final = 1000
 """Ranges in an answer for each instance; `missing` counts all numbers."""
 
 
-def statements(ledgers: dict[str, Ledger], segments: Iterable[Segment], cards: Iterable[Card]) -> list[Statement]:
-    """What can be said of each instance, those that began last first."""
-    cards = list(cards)
+def statements(
+    ledgers: dict[str, Ledger], segments: Iterable[Segment], cards: Iterable[Card], notes: Iterable[Note] = ()
+) -> list[Statement]:
+    """What can be said of each instance, those that began last first; `notes` say what retention has deleted."""
+    cards, segments = list(cards), list(segments)
+    retired = retention.by_instance(_not_indexed(notes, segments))
+    ledgers = {name: Ledger(About(name), [], []) for name in retired} | ledgers
     writers = {name.writer for one in segments if (name := parse_name(one.name))}
     writers |= {f"w{card.slot}" for card in cards if card.role == "writer"}
     living = {card.instance for card in cards if card.role == "proxy"}
     newest_first = sorted(ledgers, key=lambda name: (-(ledgers[name].about.hello_us or 0), name))
-    return [_statement(name, ledgers[name], len(writers) > 1, name in living) for name in newest_first]
+    return [_statement(name, ledgers[name], len(writers) > 1, name in living, retired.get(name, [])) for name in newest_first]
 
 
-def _statement(name: str, ledger: Ledger, several_writers: bool, living: bool) -> Statement:
-    made = max([ledger.about.bye_last or 0, *(last for _, last in ledger.numbers), *(gap.last for gap in ledger.gaps)])
+def _not_indexed(notes: Iterable[Note], segments: Iterable[Segment]) -> list[Note]:
+    """What the index has read to its end explains no number that the index does not have."""
+    read = {one.name.partition(".")[0] for one in segments if one.closed}
+    return [note for note in notes if note.segment not in read]
+
+
+def _statement(name: str, ledger: Ledger, several_writers: bool, living: bool, retired: list[Retired]) -> Statement:
+    lasts = (*(last for _, last in ledger.numbers), *(gap.last for gap in ledger.gaps), *(one.last for one in retired))
+    made = max([ledger.about.bye_last or 0, *lasts])
     # One writer stores numbers in their order; of several, one may still hold what another has passed.
     settled = 0 if several_writers else made
     ended = ledger.about.bye_us is not None
-    return certificate.judge(Facts(name, ledger.numbers, made, ledger.gaps, (), ended, living, settled))
+    return certificate.judge(Facts(name, ledger.numbers, made, ledger.gaps, (), ended, living, settled, retired))
 
 
 def answer(found: list[Statement], ledgers: dict[str, Ledger]) -> dict[str, Any]:
@@ -47,9 +61,12 @@ def answer(found: list[Statement], ledgers: dict[str, Ledger]) -> dict[str, Any]
         "made": sum(one.made for one in found),
         "indexed": sum(one.present for one in found),
         "missing": missing_by_reason(found),
+        "deleted_by_retention": deleted_by_reason(found),
         "under_way": sum(one.under_way for one in found),
         "unknown_ends": sum(one.unknown_after is not None for one in found),
-        "instances": [_instance(one, ledgers[one.instance]) for one in found[:INSTANCES_MAX]],
+        "instances": [
+            _instance(one, ledgers.get(one.instance) or Ledger(About(one.instance), [], [])) for one in found[:INSTANCES_MAX]
+        ],
         "instances_total": len(found),
     }
 
@@ -62,9 +79,18 @@ def missing_by_reason(found: Iterable[Statement]) -> dict[str, int]:
     return counts
 
 
+def deleted_by_reason(found: Iterable[Statement]) -> dict[str, int]:
+    """How many numbers each cap deleted before they were indexed."""
+    counts: dict[str, int] = {}
+    for one in (one for statement in found for one in statement.retired):
+        counts[one.reason] = counts.get(one.reason, 0) + one.records
+    return counts
+
+
 def samples(found: list[Statement]) -> Iterator[Sample]:
     """For the metrics page."""
     yield from by_label("llmdump_ledger_missing_records", missing_by_reason(found))
+    yield from by_label("llmdump_ledger_deleted_records", deleted_by_reason(found))
     yield Sample("llmdump_ledger_unknown_ends", sum(one.unknown_after is not None for one in found))
 
 
@@ -79,6 +105,10 @@ def _instance(one: Statement, ledger: Ledger) -> dict[str, Any]:
         "indexed": one.present,
         "missing": one.lost,
         "missing_ranges": [[gone.first, gone.last, gone.reason] for gone in one.missing[:MISSING_MAX]],
+        "deleted_by_retention": one.deleted,
+        "deleted_ranges": [
+            [gone.first, gone.last, gone.reason, gone.where, _time(round(gone.at * 1e6))] for gone in one.retired[:MISSING_MAX]
+        ],
         "under_way": one.under_way,
         "unknown_after": one.unknown_after,
     }

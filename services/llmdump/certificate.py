@@ -4,17 +4,22 @@ An instance numbers its records 1, 2, 3 … without a hole and says goodbye with
 known exactly, up to the highest number of which there is any trace; and behind that, nothing is known of an instance
 that died without a goodbye. A number that is not there is
 
-    under way    the instance lives, and its writer has not stored anything later of it
     told         a gap record names it with a reason (`overflow`)
+    retired      retention deleted it, and wrote down when and for which cap (see `retention`): not missing
+    under way    the instance lives, and its writer has not stored anything later of it
     `damaged`    it stood, or may have stood, where a file holds no record any more: within these neighbours
     `deleted`    the same for a segment that is not there
     `unknown`    nothing explains it
+
+What is written down of a deleted segment is first number, last number and count. Where these leave no room, the numbers
+are exact. Where several writers stored an instance, its numbers lie between each other: then as many as were deleted
+must be absent, and no more. If more are, nobody knows which, and all of them count as missing.
 
 A window of time is a range of numbers: from the first record in it to the last one, and what is missing beside these,
 because it may have been made within. Numbers rise with time as long as the host's clock does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from llmdump import ranges
@@ -37,6 +42,19 @@ class Hole(NamedTuple):
     """None: no record of the instance comes after it."""
 
 
+class Retired(NamedTuple):
+    """Records of an instance that went with a segment that retention deleted: so many numbers from `first` to `last`."""
+
+    first: int
+    last: int
+    records: int
+    reason: str
+    where: str
+    """The segment."""
+    at: float
+    """Seconds since 1970."""
+
+
 class Facts(NamedTuple):
     """What is known of one instance."""
 
@@ -51,6 +69,7 @@ class Facts(NamedTuple):
     living: bool = False
     settled: int = 0
     """Of a living one: what is missing up to this number is not under way any more."""
+    retired: Sequence[Retired] = ()
 
 
 class Missing(NamedTuple):
@@ -77,6 +96,8 @@ class Statement(NamedTuple):
     """Numbers given out within the window, as far as is known."""
     present: int
     missing: list[Missing]
+    retired: list[Retired]
+    """Numbers that retention deleted, rising; each range is whole."""
     under_way: int
     unknown_after: int | None
     """The number behind which nothing is known; None where the end is known, or still to come."""
@@ -87,8 +108,13 @@ class Statement(NamedTuple):
         return sum(one.numbers for one in self.missing)
 
     @property
+    def deleted(self) -> int:
+        """How many numbers retention deleted."""
+        return sum(one.records for one in self.retired)
+
+    @property
     def complete(self) -> bool:
-        """Every number is there or under way, and the end is known."""
+        """Every number is there, under way or deleted on purpose, and the end is known."""
         return not self.missing and self.unknown_after is None
 
 
@@ -108,10 +134,16 @@ def judge(facts: Facts, within: Range | None = None, *, ends_within: bool = True
     told: list[Missing] = []
     for gap in facts.told:
         rest = _explain(rest, [(gap.first, gap.last)], gap.reason or UNKNOWN, "", told)
+    retired: list[Retired] = []
+    rest = _retire(rest, [one for one in facts.retired if one.records == one.last - one.first + 1], retired)
     under_way: Ranges = []
     if facts.living:
         under_way = ranges.both(rest, ranges.merged([(facts.settled + 1, facts.made)]))
         rest = ranges.without(rest, under_way)
+    for group in _overlapping(one for one in facts.retired if one.records < one.last - one.first + 1):
+        candidates = ranges.both(rest, ranges.merged((one.first, one.last) for one in group))
+        if ranges.count(candidates) <= sum(one.records for one in group):
+            rest = _retire(rest, group, retired)
     for hole in facts.holes:
         until = facts.made if hole.before is None else hole.before - 1
         rest = _explain(rest, ranges.merged([(hole.after + 1, until)]), hole.reason, hole.where, told)
@@ -123,6 +155,7 @@ def judge(facts: Facts, within: Range | None = None, *, ends_within: bool = True
         made=ranges.count(asked),
         present=ranges.count(ranges.both(asked, facts.present)),
         missing=_joined(told),
+        retired=sorted(retired),
         under_way=ranges.count(under_way),
         unknown_after=facts.made if died and ends_within else None,
     )
@@ -137,6 +170,29 @@ def _explain(rest: Ranges, by: Sequence[Range], reason: str, where: str, told: l
     return ranges.without(rest, found)
 
 
+def _retire(rest: Ranges, by: Iterable[Retired], retired: list[Retired]) -> Ranges:
+    """Note what was deleted of `rest`; what is left."""
+    for one in by:
+        found = ranges.both(rest, [(one.first, one.last)])
+        retired += [one._replace(first=first, last=last, records=last - first + 1) for first, last in found]
+        rest = ranges.without(rest, found)
+    return rest
+
+
+def _overlapping(retired: Iterable[Retired]) -> Iterator[list[Retired]]:
+    """Groups that have no number between each other."""
+    group: list[Retired] = []
+    last = 0
+    for one in sorted(retired):
+        if group and one.first > last:
+            yield group
+            group = []
+        group.append(one)
+        last = max(last, one.last)
+    if group:
+        yield group
+
+
 def _joined(missing: Iterable[Missing]) -> list[Missing]:
     """Rising; neighbours with the same reason are one."""
     found: list[Missing] = []
@@ -148,10 +204,11 @@ def _joined(missing: Iterable[Missing]) -> list[Missing]:
     return found
 
 
-def window(first: int | None, last: int | None, facts: Facts) -> Range:
+def window(first: int | None, last: int | None, facts: Facts, before: int = 0) -> Range:
     """The numbers of a window of time, perhaps none (last before first).
 
     `first` is the lowest number from its beginning on, `last` the highest before its end; None if there is none.
+    Numbers up to `before` are known to be from before its beginning.
     """
     low = facts.made + 1 if first is None else first
     high = 0 if last is None else last
@@ -159,4 +216,4 @@ def window(first: int | None, last: int | None, facts: Facts) -> Range:
     begin, end = min(low, high + 1), max(high, low - 1)
     begin = next((one for one, other in absent if one < begin <= other + 1), begin)
     end = next((other for one, other in absent if one - 1 <= end < other), end)
-    return begin, end
+    return max(begin, before + 1), end

@@ -103,6 +103,8 @@ METRICS: Final = (
     Metric("llmdump_api_requests_total", "counter", "api", ("route", "status"), "Requests answered."),
     Metric("llmdump_api_request_seconds", "histogram", "api", ("route",), "Time of a request in the api."),
     Metric("llmdump_ledger_missing_records", "gauge", "api", ("reason",), "Record numbers that no file brought, by reason."),
+    Metric("llmdump_ledger_deleted_records", "gauge", "api", ("reason",),
+           "Record numbers that retention deleted before they were indexed, by cap."),
     Metric("llmdump_ledger_unknown_ends", "gauge", "api", (), "Proxy instances that ended without a goodbye."),
     Metric("llmdump_api_processes", "gauge", "api", ("role",), "Living processes the api sees, by role."),
 )  # fmt: skip

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from llmdump import ledger, ranges, segment, window
-from llmdump.certificate import DAMAGED, DELETED, Hole
+from llmdump.certificate import DAMAGED, DELETED, Hole, Retired
 from llmdump.ledger import Gap, Runs
 from llmdump.positions import WINDOW_BYTES, WINDOW_BYTES_MAX
 from llmdump.ranges import Ranges
 from llmdump.record import DamageError, Record
+from llmdump.retention import Note
 from llmdump.segment import Damage, Located, Name, SegmentFile
 from llmdump.values import integer
 
@@ -32,7 +33,8 @@ class Seen:
     """What the files show of one instance."""
 
     __slots__ = (
-        "_runs", "abouts", "beyond", "first_within", "gaps", "holes", "last", "last_ts", "last_within", "made", "stored"
+        "_runs", "abouts", "before", "beyond", "first_within", "gaps", "holes", "last", "last_ts", "last_within", "made",
+        "retired", "stored",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -45,8 +47,11 @@ class Seen:
         self.holes: list[Hole] = []
         self.stored: dict[str, int] = {}
         """The highest number in the files of each writer that has any."""
+        self.retired: list[Retired] = []
         self.made = 0
         """The highest number of which there is any trace."""
+        self.before = 0
+        """The highest number of which it is known that it is from before the window."""
         self.last = 0
         """The highest number that is there, made at `last_ts`, seconds."""
         self.last_ts = 0.0
@@ -91,7 +96,7 @@ class Survey:
         self.damages: list[tuple[str, Damage]] = []
         """Places in files that are no record; the offset counts in the plain file."""
         self.deleted: list[str] = []
-        """Segments that are not there, as ranges of names."""
+        """Segments that are not there and that no note calls deleted, as ranges of names."""
         self.files = self.records = self.bytes = self.duplicates = 0
         self.torn_bytes = 0
         """Behind the last whole record of files that may still grow."""
@@ -106,22 +111,41 @@ class Survey:
         return found
 
     def read(
-        self, data: Path, known: Iterable[Name], read_to: ReadTo, patience_s: float, advance: Callable[[int], None]
+        self,
+        data: Path,
+        known: Iterable[Name],
+        retired: Iterable[Note],
+        read_to: ReadTo,
+        patience_s: float,
+        advance: Callable[[int], None],
     ) -> None:
         """Read all segments in `data`. Blocking. Raises OSError.
 
-        `known` are further segments that there have been. `patience_s`: how long a tail that looks cut, with whole records
-        after it, may still be being written. `advance` hears of bytes read.
+        `known` are further segments that there have been, `retired` those of them that retention deleted. `patience_s`: how
+        long a tail that looks cut, with whole records after it, may still be being written. `advance` hears of bytes read.
         """
         names = segment.find(data)
         numbers: dict[str, set[int]] = {}
-        for name in (*names, *known):
+        gone = {(note.writer, note.number) for note in retired}
+        for name in (*names, *known, *(Name(writer, number, "cbor") for writer, number in gone)):
             numbers.setdefault(name.writer, set()).add(name.number)
         writers = [_Writer(writer, self, data, read_to, advance) for writer in sorted(numbers)]
         for writer, (slot, ever) in zip(writers, sorted(numbers.items()), strict=True):
-            writer.read([name for name in names if name.writer == slot], max(ever), patience_s)
+            there = [name for name in names if name.writer == slot]
+            writer.read(there, max(ever), {number for one, number in gone if one == slot}, patience_s)
         for writer in writers:
             writer.finish()
+
+    def retire(self, notes: Iterable[Note]) -> None:
+        """Take in what retention has deleted, once all is read."""
+        for note in notes:
+            for instance, one in note.retired():
+                seen = self.of(instance)
+                seen.retired.append(one)
+                seen.made = max(seen.made, one.last)
+                seen.stored[note.writer] = max(one.last, seen.stored.get(note.writer, 0))
+                if note.at < self._since_s:
+                    seen.before = max(seen.before, one.last)
 
     def note(self, name: Name, found: Record, beyond: bool) -> None:
         """Take in a record of a file."""
@@ -205,15 +229,15 @@ class _Writer:
         self._all = _Order(survey)
         self._formats = {"cbor": _Order(survey), "jsonl": _Order(survey)}
 
-    def read(self, names: list[Name], last_number: int, patience_s: float) -> None:
-        """Read `names`; there have been segments up to `last_number`."""
+    def read(self, names: list[Name], last_number: int, gone: set[int], patience_s: float) -> None:
+        """Read `names`; there have been segments up to `last_number`, of which retention deleted those in `gone`."""
         newest = max((name.number for name in names), default=0)
         expected = 1
         for name in names:
-            self._skip(expected, name.number)
+            self._skip(expected, name.number, gone)
             expected = name.number + 1
             self._file(name, patience_s if name.number == newest and not name.sealed else None)
-        self._skip(expected, last_number + 1)
+        self._skip(expected, last_number + 1, gone)
 
     def finish(self) -> None:
         """All writers have been read, all instances are known."""
@@ -222,10 +246,11 @@ class _Writer:
         for instance, last in self._all.last.items():
             self._survey.of(instance).stored[self._writer] = last
 
-    def _skip(self, number: int, there: int) -> None:
+    def _skip(self, number: int, there: int, gone: set[int]) -> None:
         """No segment from `number` on is there before the one that is."""
-        if number < there:
-            names = [f"{self._writer}-{one:08d}" for one in sorted({number, there - 1})]
+        absent = ranges.merged((one, one) for one in range(number, there) if one not in gone)
+        for run in absent:
+            names = [f"{self._writer}-{one:08d}" for one in sorted(set(run))]
             self._survey.deleted.append(" … ".join(names))
             self._all.place(DELETED, " … ".join(names))
 

@@ -13,6 +13,7 @@ from llmdump.data_dir import DataDir
 from llmdump.indexed import Ledger, Segment
 from llmdump.ledger import About, Gap
 from llmdump.presence import Card, Presence
+from llmdump.retention import Note
 from llmdump_api import ledger
 from llmdump_indexer.follow import Follower
 from tests.api.test_api_serve import Served
@@ -52,16 +53,16 @@ def test_what_the_index_holds_is_told_with_what_is_missing_and_why(api: Served) 
     found = api.ask("/api/ledger").json
     proxy.release()
     assert {name: value for name, value in found.items() if name != "instances"} == {
-        "complete": False, "made": 21, "indexed": 17, "missing": {"overflow": 3, "unknown": 1}, "under_way": 0,
-        "unknown_ends": 1, "instances_total": 3,
+        "complete": False, "made": 21, "indexed": 17, "missing": {"overflow": 3, "unknown": 1}, "deleted_by_retention": {},
+        "under_way": 0, "unknown_ends": 1, "instances_total": 3,
     }  # fmt: skip
     newest, second, oldest = found["instances"]
     assert (newest["state"], newest["missing"], newest["unknown_after"]) == ("living", 0, None)
     assert (second["state"], second["missing_ranges"], second["unknown_after"]) == ("died", [[2, 2, "unknown"]], 8)
     assert oldest == {
         "instance": ONE, "about": {"pid": 7}, "began": "2001-09-09T01:46:40.001Z", "ended": "2001-09-09T01:46:40.012Z",
-        "state": "ended", "made": 12, "indexed": 9, "missing": 3, "missing_ranges": [[8, 10, "overflow"]], "under_way": 0,
-        "unknown_after": None,
+        "state": "ended", "made": 12, "indexed": 9, "missing": 3, "missing_ranges": [[8, 10, "overflow"]],
+        "deleted_by_retention": 0, "deleted_ranges": [], "under_way": 0, "unknown_after": None,
     }  # fmt: skip
     assert metrics(api) == {
         'llmdump_ledger_missing_records{reason="overflow"}': 3, 'llmdump_ledger_missing_records{reason="unknown"}': 1,
@@ -98,6 +99,30 @@ def test_an_answer_is_bounded_and_its_sums_are_of_all() -> None:
     assert found["instances_total"] == ledger.INSTANCES_MAX + 5
     assert len(found["instances"][0]["missing_ranges"]) == ledger.MISSING_MAX
     assert found["missing"] == {"unknown": 3 * (len(holed) - 1)}
+
+
+def test_what_retention_deleted_before_it_was_indexed_is_told_as_that_and_what_it_indexed_explains_nothing(api: Served) -> None:
+    instance = Instance()
+    path = begin_segment(api.data, 2)
+    append(path, instance.about("hello"))
+    instance.number += 4
+    append(path, instance.about("bye", x_last=6))
+    note = {"segment": "w0-00000001.cbor", "at": 1e9, "reason": "max_files", "instances": {ONE: [2, 4, 3]}, "indexed": False}
+    other = note | {"segment": "w0-00000003.cbor", "instances": {"33" * 8: [1, 5, 5]}}
+    (api.data.segments / "deleted.jsonl").write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in (note, other)))
+    Follower(api.data).catch_up()
+    found = api.ask("/api/ledger").json
+    assert (found["missing"], found["deleted_by_retention"], found["made"]) == ({"unknown": 1}, {"max_files": 8}, 11)
+    known, unheard = found["instances"]
+    assert (known["deleted_by_retention"], known["missing_ranges"]) == (3, [[5, 5, "unknown"]])
+    assert known["deleted_ranges"] == [[2, 4, "max_files", "w0-00000001", "2001-09-09T01:46:40.000Z"]]
+    assert (unheard["instance"], unheard["unknown_after"], unheard["indexed"]) == ("33" * 8, 5, 0)
+    lines = api.ask("/metrics?scope=own").body.decode()
+    assert 'llmdump_ledger_deleted_records{reason="max_files"} 8.0' in lines
+    segments = [Segment("w0-00000001.cbor", 9, closed=True)]
+    sparse = [Note("w0", 1, 9.0, "max_age", {ONE: (1, 9, 5)})]
+    (one,) = ledger.statements({ONE: Ledger(About(ONE), [(1, 4), (6, 9)], [])}, segments, [], sparse)
+    assert (one.missing, one.deleted) == ([Missing(5, 5, "unknown")], 0)
 
 
 def test_a_gap_without_anything_after_it_counts_as_made() -> None:

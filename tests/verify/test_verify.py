@@ -17,6 +17,7 @@ from llmdump.data_dir import DataDir
 from llmdump.segment import Located, SegmentFile
 from tests.e2e.load import Load, check_numbers
 from tests.e2e.pipeline import BIN, Pipeline, backend_process, environment, eventually
+from tests.writer.writer_rig import Writer
 
 SMALL_SEGMENTS = 60_000
 
@@ -181,6 +182,39 @@ def test_a_deleted_segment_is_told_by_its_name_and_its_exact_numbers(data: DataD
     found = told(data)
     assert missing(found) == [(numbers[0], numbers[-1], "deleted")]
     assert found["instances"][0]["missing"][0]["where"] == f"{name.writer}-{name.number:08d}"
+
+
+def test_what_retention_deletes_is_told_by_cap_and_segment_and_is_complete_unless_strict(data: DataDir) -> None:
+    names = segment.find(data.segments)
+    held = {name.segment: [item.record.number for item in records(data, name.segment)] for name in names}
+    with Writer(data.root, capture_format="jsonl" if names[0].format == "jsonl" else "cbor", capture_max_files=2) as writer:
+        writer.card()
+    gone = [name for name in names if name not in segment.find(data.segments)]
+    assert len(gone) == len(names) - 2
+    found = told(data)
+    (one,) = found["instances"]
+    assert found["complete"], found["problems"]
+    assert [(part["first"], part["last"], part["reason"], part["where"]) for part in one["deleted_by_retention"]] == [
+        (held[name.segment][0], held[name.segment][-1], "max_files", f"{name.writer}-{name.number:08d}") for name in gone
+    ]
+    assert found["deleted_by_retention"] == found["made"] - found["in_files"] == sum(len(held[n.segment]) for n in gone)
+    assert (found["deleted"], found["missing"], one["missing"]) == ([], 0, [])
+    assert says(data, 0).splitlines()[-1].endswith(f", {found['deleted_by_retention']:,} records deleted by retention")
+    assert "records deleted by retention" in verify(data, "--strict").stdout.splitlines()[-1]
+    assert not told(data, "--strict")["complete"]
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    assert told(data, "--since", now)["deleted_by_retention"] == 0
+    last, kept = held[gone[-1].segment], segment.find(data.segments)[0]
+    (data.segments / kept.file).unlink()  # by hand
+    found = told(data)
+    assert missing(found) == [(last[-1] + 1, held[kept.segment][-1], "deleted")]
+    assert found["deleted"] == [kept.segment.partition(".")[0]]
+    notes = (data.segments / "deleted.jsonl").read_bytes()
+    (data.segments / "deleted.jsonl").write_bytes(notes[:-30])  # torn: the last deletion was not written down
+    found = told(data)
+    assert missing(found)[0][0] == last[0]
+    assert found["unreadable_notes"] == 1
+    assert "1 lines of segments/deleted.jsonl cannot be read" in says(data, 1)
 
 
 def test_what_files_hold_and_the_index_does_not_is_told(data: DataDir) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from llmdump import segment
@@ -221,3 +222,30 @@ def test_the_total_cap_holds_at_every_moment_while_segments_are_sealed(tmp_path:
     assert max(sampler.totals) <= cap and max(sampler.totals) > cap * 0.7
     assert len(sampler.totals) > 200 and sampler.saw_sealing > 10
     assert len(deleted(data)) > 10
+
+
+def test_what_was_deleted_is_held_and_its_numbers_are_not_used_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_segments(data, 3)
+    Follower(DataDir(data)).catch_up()
+    with Writer(data, capture_max_age_s=0.05):
+        wait_for(lambda: not left(data))
+    with Writer(data) as writer, Proxy(writer.card().listen) as proxy:
+        assert proxy.hello() == 30
+        proxy.send(28, 31)
+        proxy.acknowledged(31)
+        assert writer.metrics()["llmdump_records_duplicate_total"] == 3
+        assert left(data) == [4]
+    Follower(DataDir(data)).catch_up()
+    db = apsw.Connection(str(DataDir(data).index))
+    assert db.execute("SELECT first, last FROM ledger").fetchall() == [(1, 31)]
+    db.close()
+
+
+def test_a_list_that_cannot_be_read_keeps_nobody_from_capturing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_segments(data, 1)
+    (data / "segments" / "deleted.jsonl").mkdir()
+    with Writer(data) as writer, Proxy(writer.card().listen) as proxy:
+        assert proxy.hello() == 10
+        assert writer.metrics()['llmdump_swallowed_errors_total{where="deletion_notes_not_read"}'] == 1

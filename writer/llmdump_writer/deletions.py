@@ -1,11 +1,8 @@
-"""`segments/deleted.jsonl`: what was deleted, for whoever asks later why numbers are missing. Appended to, never cut.
-
-    {"segment": "w0-00000001.cbor", "at": 1736524721.5, "reason": "total_max_bytes", "bytes": 104857600,
-     "records": 200000, "instances": {"<instance>": [first, last, count]}, "indexed": true}
+"""Notes in `segments/deleted.jsonl` (see `llmdump.retention`): what was deleted, for whoever asks why numbers are missing.
 
 One line a file; both files of a segment in two formats have the same numbers. A line is written before its file goes:
 where the file is still there, it was not deleted (yet). A line that a full disk cut short is no JSON and is passed over;
-the whole one follows. All writers of a data directory append to the same file, each line in one write.
+the whole one follows. All writers of a data directory append to the same file, each line in one write. It is never cut.
 """
 
 import os
@@ -16,10 +13,10 @@ import orjson
 
 from llmdump import log
 from llmdump.admin import count_swallowed
+from llmdump.retention import FILE
 from llmdump_writer.appender import write_all
 from llmdump_writer.footer import Spans
 
-FILE: Final = "deleted.jsonl"
 PENDING_LINES_MAX: Final = 10_000
 
 

@@ -11,7 +11,9 @@
 After a kill, records may be in the page cache that were never synced; they are read here and so are held from now on:
 hence the sync. A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
 
-A writer always goes on in a new segment, numbered above all it finds.
+A writer always goes on in a new segment, numbered above all it finds and all that were deleted: whoever knows a segment
+by its name will not look at it again. What retention deleted is held as well (see `llmdump.retention`): nobody needs to
+send it again.
 """
 
 import os
@@ -24,6 +26,7 @@ from typing import Final, NamedTuple
 from llmdump import jsonl, log, record, segment, window
 from llmdump.admin import count_swallowed
 from llmdump.record import RECORD_BYTES_MAX, DamageError, Record
+from llmdump.retention import Notes
 from llmdump.seekable import SealedFile
 from llmdump.segment import Damage, Located, Name
 from llmdump_writer import footer
@@ -66,7 +69,8 @@ def recover(directory: Path, writer: str) -> Found:
     """Put the files of `writer` in order and tell what they hold. Raises OSError where the disk refuses that."""
     _remove_leftovers(directory, writer)
     names = [name for name in segment.find(directory) if name.writer == writer]
-    held: dict[str, int] = {}
+    notes = _notes(directory)
+    held = _held_and_deleted(notes, writer)
     unsealed: list[Name] = []
     closed: dict[int, Closed] = {}
     torn_bytes = 0
@@ -82,7 +86,28 @@ def recover(directory: Path, writer: str) -> Found:
             closed[number] = Closed(sizes, max(stat.st_mtime for stat in stats.values()), spans)
         unsealed += [name for name in twins if not name.sealed and (directory / name.file).exists()]
     last_number = max((name.number for name in names), default=0)
+    last_number = max(last_number, notes.last_number(writer))
     return Found(held, closed, last_number + 1, unsealed, torn_bytes)
+
+
+def _notes(directory: Path) -> Notes:
+    """What retention has deleted; a list that cannot be read keeps nobody from capturing."""
+    notes = Notes(directory)
+    try:
+        notes.read()
+    except OSError as err:
+        count_swallowed("deletion_notes_not_read")
+        log.error("deletion_notes_not_read", error=err.strerror or err)
+    return notes
+
+
+def _held_and_deleted(notes: Notes, writer: str) -> dict[str, int]:
+    """For each instance the highest number that retention deleted: it was stored, and is not to be sent again."""
+    held: dict[str, int] = {}
+    for note in (note for note in notes.deleted() if note.writer == writer):
+        for instance, (_, last, _) in note.spans.items():
+            held[instance] = max(last, held.pop(instance, 0))
+    return held
 
 
 def _remove_leftovers(directory: Path, writer: str) -> None:

@@ -1,7 +1,8 @@
 """`llmdump verify`: the loss certificate of a data directory, with or without running processes.
 
 Who lives is asked before the files are listed and after; how far the index is, before they are read; what it holds,
-after. So a pipeline that goes on meanwhile is never taken for one that has lost something.
+after; and so with what retention has deleted. So a pipeline that goes on meanwhile is never taken for one that has lost
+something.
 """
 
 import contextlib
@@ -16,13 +17,14 @@ from typing import Any, Final, NamedTuple
 import apsw
 import click
 
-from llmdump import certificate, indexed, presence, process, ranges, segment
-from llmdump.certificate import Facts, Statement
+from llmdump import certificate, indexed, presence, process, ranges, retention, segment
+from llmdump.certificate import Facts, Retired, Statement
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 from llmdump.indexed import Ledger, Segment
 from llmdump.ledger import About
 from llmdump.ranges import Ranges
+from llmdump.retention import Notes
 from llmdump.segment import Name
 from llmdump.survey import Seen, Survey
 
@@ -65,6 +67,15 @@ class Certificate(NamedTuple):
     died_before: int
     """Instances that ended without a goodbye before the window."""
     indexer_lives: bool
+    unreadable_notes: int
+    """Lines of the list of what was deleted that say nothing."""
+    strict: bool
+    """Whether what was deleted on purpose makes it incomplete."""
+
+    @property
+    def deleted(self) -> int:
+        """Records that retention deleted."""
+        return sum(one.statement.deleted for one in self.instances)
 
     @property
     def problems(self) -> list[str]:
@@ -74,6 +85,8 @@ class Certificate(NamedTuple):
         for missing in (missing for statement in statements for missing in statement.missing):
             reasons[missing.reason] = reasons.get(missing.reason, 0) + missing.numbers
         found = [f"{count:,} records missing: {reason}" for reason, count in sorted(reasons.items())]
+        if self.strict and self.deleted:
+            found.append(f"{self.deleted:,} records deleted by retention")
         unknown = sum(statement.unknown_after is not None for statement in statements)
         if unknown:
             found.append(f"{unknown} of {len(statements)} instances ended without a goodbye")
@@ -95,16 +108,21 @@ class UnreadableError(RuntimeError):
 # --- looking
 
 
-def certify(data: DataDir, window: Window, advance: Callable[[int], None]) -> Certificate:
+def certify(data: DataDir, window: Window, advance: Callable[[int], None], *, strict: bool = False) -> Certificate:
     """The certificate of a data directory. Blocking. Raises UnreadableError, OSError."""
+    notes = Notes(data.segments)
+    notes.read()
     lived = presence.living(data.run)
     known = _from_index(data, indexed.segments) or []
     survey = Survey(*window)
     writers_live = any(card.role == "writer" for card in lived)
     names = [name for one in known if (name := segment.parse_name(one.name))]
-    survey.read(data.segments, names, _read_to(known), CUT_FOR_S_MAX if writers_live else 0.0, advance)
+    patience_s = CUT_FOR_S_MAX if writers_live else 0.0
+    survey.read(data.segments, names, notes.deleted(), _read_to(known), patience_s, advance)
+    notes.read()
+    survey.retire(notes.deleted())
     ledgers = _from_index(data, indexed.ledgers) or {}
-    if not survey.files and not ledgers:
+    if not survey.instances and not survey.files and not ledgers:
         raise UnreadableError(f"nothing is recorded in {data.root}: there is nothing to certify")
     cards = [*lived, *presence.living(data.run)]
     for instance in ledgers:
@@ -120,6 +138,8 @@ def certify(data: DataDir, window: Window, advance: Callable[[int], None]) -> Ce
         sorted((one for one in found if one is not None), key=lambda one: (one.about.hello_us or 0, one.statement.instance)),
         sum(_died_before(name, seen, window, living) for name, seen in survey.instances.items()),
         any(card.role == "indexer" for card in cards),
+        notes.unreadable,
+        strict,
     )
 
 
@@ -152,10 +172,10 @@ def _facts(name: str, seen: Seen, ledger: Ledger | None, writers: set[str] | Non
     made = max(
         [seen.made, *(about.bye_last or 0 for about in abouts), *(last for _, last in (ledger.numbers if ledger else ()))]
     )
-    told = seen.gaps or (ledger.gaps if ledger else [])
+    told = [*seen.gaps, *(ledger.gaps if ledger else ())]
     settled = min((seen.stored.get(writer, 0) for writer in {*seen.stored, *(writers or ())}), default=0)
     ended = any(about.bye_us is not None for about in abouts)
-    return Facts(name, seen.present, made, told, seen.holes, ended, living=writers is not None, settled=settled)
+    return Facts(name, seen.present, made, told, seen.holes, ended, writers is not None, settled, seen.retired)
 
 
 def _one(name: str, seen: Seen, ledger: Ledger | None, window: Window, writers: set[str] | None) -> Certified | None:
@@ -163,7 +183,7 @@ def _one(name: str, seen: Seen, ledger: Ledger | None, window: Window, writers: 
     facts = _facts(name, seen, ledger, writers)
     within = (1, facts.made)
     if window != Window():
-        within = certificate.window(seen.first_within, seen.last_within, facts)
+        within = certificate.window(seen.first_within, seen.last_within, facts, seen.before)
     ends_within = window.since_s <= seen.last_ts < window.until_s or window == Window()
     statement = certificate.judge(facts, within, ends_within=ends_within)
     if window != Window() and not statement.made and statement.unknown_after is None:
@@ -203,12 +223,14 @@ def as_json(found: Certificate, window: Window) -> dict[str, Any]:
         "in_files": sum(one.present for one in statements),
         "indexed": sum(one.indexed for one in found.instances),
         "missing": sum(one.lost for one in statements),
+        "deleted_by_retention": found.deleted,
         "under_way": sum(one.under_way for one in statements),
         "behind": sum(one.behind for one in found.instances),
         "died_before": found.died_before,
         "instances": [_instance(one) for one in found.instances],
         "damaged": [{"file": file, "offset": one.offset, "size": one.size} for file, one in survey.damages],
         "deleted": survey.deleted,
+        "unreadable_notes": found.unreadable_notes,
         "files": survey.files,
         "files_bytes": survey.bytes,
         "duplicates": survey.duplicates,
@@ -228,6 +250,10 @@ def _instance(one: Certified) -> dict[str, Any]:
         "in_files": statement.present,
         "indexed": one.indexed,
         "missing": [missing._asdict() for missing in statement.missing],
+        "deleted_by_retention": [
+            {"first": one.first, "last": one.last, "reason": one.reason, "where": one.where, "at": _time(one.at)}
+            for one in statement.retired
+        ],
         "under_way": statement.under_way,
         "unknown_after": statement.unknown_after,
         "not_indexed": one.not_indexed,
@@ -252,6 +278,7 @@ def text(found: Certificate) -> str:
     if troubled and len(found.instances) > len(troubled):
         lines += [f"{len(found.instances) - len(troubled)} more instances are complete"]
     lines += _part("missing", [line for one in troubled for line in _missing(one)])
+    lines += _part("deleted by retention", [line for one in found.instances for line in _retired(one.statement)])
     lines += _part("damaged", [f"{file} at {one.offset}: {one.size} bytes are no record" for file, one in survey.damages])
     lines += _part("segments not there", survey.deleted)
     lines += ["", *_notes(found), _verdict(found)]
@@ -279,6 +306,20 @@ def _missing(one: Certified) -> Iterator[str]:
         yield f"{statement.instance}: unknown after record {statement.unknown_after}: it died without a goodbye"
 
 
+def _retired(statement: Statement) -> Iterator[str]:
+    reasons: dict[str, list[Retired]] = {}
+    for one in statement.retired:
+        reasons.setdefault(one.reason, []).append(one)
+    for reason, gone in reasons.items():
+        numbers = ranges.text(ranges.merged((one.first, one.last) for one in gone), RANGES_MAX)
+        segments, times = sorted({one.where for one in gone}), sorted(_time(one.at) or "" for one in gone)
+        yield f"{statement.instance}: {numbers}: {reason}, {_ends(segments)}, {_ends(times)}"
+
+
+def _ends(rising: list[str]) -> str:
+    return rising[0] if rising[0] == rising[-1] else f"{rising[0]} … {rising[-1]}"
+
+
 def _part(title: str, lines: list[str]) -> list[str]:
     return ["", f"{title}:", *("  " + line for line in _first(lines, "more"))] if lines else []
 
@@ -296,6 +337,8 @@ def _notes(found: Certificate) -> Iterator[str]:
         yield f"{found.survey.torn_bytes:,} bytes of a batch that is not whole yet, or never was and never was acknowledged"
     if found.survey.duplicates:
         yield f"{found.survey.duplicates:,} records are stored twice; the index has them once"
+    if found.unreadable_notes:
+        yield f"{found.unreadable_notes} lines of segments/{retention.FILE} cannot be read: what they said is not known"
     if found.died_before:
         yield f"{found.died_before} instances ended without a goodbye before this window: see `llmdump verify` without --since"
 
@@ -304,7 +347,8 @@ def _verdict(found: Certificate) -> str:
     if found.problems:
         return "INCOMPLETE: " + "; ".join(found.problems)
     made = sum(one.statement.made for one in found.instances)
-    return f"COMPLETE: {made:,} records of {len(found.instances)} proxy instances, none missing"
+    deleted = f", {found.deleted:,} records deleted by retention" if found.deleted else ""
+    return f"COMPLETE: {made:,} records of {len(found.instances)} proxy instances, none missing{deleted}"
 
 
 # --- the command
@@ -339,13 +383,15 @@ def _moment(_: click.Context, __: click.Parameter, value: str | None) -> float |
 @click.command("verify")
 @click.option("--since", callback=_moment, help="Only what was made from then on: RFC 3339, as in 2026-01-31T12:00:00Z.")
 @click.option("--until", callback=_moment, help="Only what was made before: RFC 3339.")
+@click.option("--strict", is_flag=True, help="What retention has deleted makes it incomplete, too.")
 @click.option("--json", "wants_json", is_flag=True, help="As JSON.")
 @options.where
-def command(since: float | None, until: float | None, wants_json: bool, **flags: Any) -> None:
+def command(since: float | None, until: float | None, strict: bool, wants_json: bool, **flags: Any) -> None:
     """The loss certificate: for each proxy instance, that every record is stored whole and indexed, or which are not and why.
 
     Reads all segment files and computes every checksum, with or without running processes. Exit code 0 only if nothing is
-    missing; 1 if something is; 2 if there is nothing that could be read.
+    missing; 1 if something is; 2 if there is nothing that could be read. What retention deleted, and wrote down, is not
+    missing.
     """
     data = DataDir(Path(process.load_or_exit(flags).settings.data_dir))
     window = Window(-math.inf if since is None else since, math.inf if until is None else until)
@@ -353,7 +399,7 @@ def command(since: float | None, until: float | None, wants_json: bool, **flags:
         process.fail("--since must be before --until", EXIT_UNREADABLE)
     try:
         with _progress(data) as advance:
-            found = certify(data, window, advance)
+            found = certify(data, window, advance, strict=strict)
     except (UnreadableError, OSError) as err:
         process.fail(str(err), EXIT_UNREADABLE)
     click.echo(json.dumps(as_json(found, window), indent=2) if wants_json else text(found))
