@@ -1,19 +1,22 @@
 """The routes. Each is documented in docs/api.md, and a test compares."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+import apsw
 import msgspec
 from aiohttp import web
 
-from llmdump import positions
+from llmdump import pins, positions, segment
 from llmdump.admin import count_swallowed, process_samples
 from llmdump.certificate import Statement
 from llmdump.data_dir import DataDir
 from llmdump.indexed import Ledger
 from llmdump.metrics import CONTENT_TYPE, Page, Sample
+from llmdump.pins import Room
 from llmdump.presence import Presence
 from llmdump.record import Record
 from llmdump.retention import Note, Notes
@@ -30,8 +33,9 @@ _TS_START: Final = query.COLUMNS.index("ts_start")
 class Api:
     """The handlers and what they ask."""
 
-    def __init__(self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate) -> None:
+    def __init__(self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate, pin_room: Room) -> None:
         self._data = data
+        self._pin_room = pin_room
         self._own = own
         self._index = index
         self._fleet = fleet
@@ -58,6 +62,8 @@ class Api:
         app.router.add_get("/api/traces/{id}", self.trace)
         app.router.add_get("/api/traces/{id}/request", partial(self.body, side="request"))
         app.router.add_get("/api/traces/{id}/response", partial(self.body, side="response"))
+        app.router.add_put("/api/traces/{id}/pin", self.pin)
+        app.router.add_delete("/api/traces/{id}/pin", self.unpin)
         return app
 
     async def root(self, _: web.Request) -> web.Response:
@@ -134,17 +140,49 @@ class Api:
         row = await self._row(request)
         if row is None:
             return _no_trace()
-        stored = await self._index.stored(str(row[0]))
-        if stored.gone:
-            return _gone(stored.gone)
-        body = Body(self._records(stored), side)
+        exchange = str(row[0])
+        stored = await self._index.stored(exchange)
         try:
-            first = await self._index.run(body.batch)
-        except FileNotFoundError as err:
-            return _gone([str(err.filename)])
+            body, first = await self._index.run(partial(self._begin_body, exchange, stored, side))
+        except FileNotFoundError:
+            return await self._index.run(partial(self._gone, stored))
         except (OSError, ValueError) as err:
             return error(500, "segment_unreadable", str(err))
-        return await self._stream(request, body, first, f"{row[0]}.{side}")
+        return await self._stream(request, body, first, f"{exchange}.{side}")
+
+    def _begin_body(self, exchange: str, stored: Stored, side: str) -> tuple[Body, bytes]:
+        """A body and its first bytes, of the segments, else of the pinned copy. Blocking."""
+        if not stored.gone and stored.pieces:
+            with contextlib.suppress(FileNotFoundError):
+                body = Body((item.record for item in positions.read(self._data.segments, stored.pieces)), side)
+                return body, body.batch()
+        body = Body(pins.read(self._data, exchange), side)
+        return body, body.batch()
+
+    def _gone(self, stored: Stored) -> web.Response:
+        """Why there is no body. Blocking."""
+        there = {name.segment for name in segment.find(self._data.segments)}
+        gone = sorted({*stored.gone, *(piece.segment for piece in stored.pieces if piece.segment not in there)})
+        noted = {note.segment for note in self._deleted()}
+        if gone and all(name.partition(".")[0] in noted for name in gone):
+            return error(410, "deleted_by_retention", "a cap deleted the segment files that held this body", segments=gone)
+        return error(410, "gone", "the segment files that held this body were deleted", segments=gone)
+
+    async def pin(self, request: web.Request) -> web.Response:
+        """Keep an exchange whatever retention deletes."""
+        exchange = _exchange_id(request)
+        try:
+            made = await self._index.run(partial(pins.pin, self._data, exchange, self._pin_room))
+        except apsw.Error as err:
+            raise IndexUnreadableError(f"cannot read {self._data.index.name}: {err}") from err
+        told = {"id": exchange, "pinned": True, "bytes": made.bytes, "records": made.records}
+        return answer(told, 201 if made.new else 200)
+
+    async def unpin(self, request: web.Request) -> web.Response:
+        """And no longer."""
+        exchange = _exchange_id(request)
+        was_pinned = await self._index.run(partial(pins.unpin, self._data, exchange))
+        return answer({"id": exchange, "pinned": False, "was_pinned": was_pinned})
 
     async def _stream(self, request: web.Request, body: Body, batch: bytes, name: str) -> web.StreamResponse:
         """Send a body on; if it cannot be read to its end, the connection is cut, so that nobody takes it for whole."""
@@ -170,18 +208,17 @@ class Api:
         return response
 
     async def _row(self, request: web.Request) -> tuple[Any, ...] | None:
-        exchange = request.match_info["id"]
-        if not query.is_uuid(exchange):
-            raise BadParamError("id", "allowed is a UUID in lower case, as in a row's id")
-        rows = await self._index.rows(*query.sql_one(exchange))
+        rows = await self._index.rows(*query.sql_one(_exchange_id(request)))
         return rows[0] if rows else None
 
     def _build(self, row: dict[str, Any], ts_start_ms: int, stored: Stored) -> dict[str, Any] | None:
-        """The trace; None where every segment of it is gone. Blocking."""
-        if stored.gone and not stored.pieces:
-            return None
+        """The trace; None where nothing of it is left. Blocking."""
         missing = list(stored.gone)
-        return trace.build(row, ts_start_ms, self._present(stored, missing), missing)
+        built = trace.build(row, ts_start_ms, self._present(stored, missing), missing) if stored.pieces else None
+        if missing or not stored.pieces:
+            with contextlib.suppress(FileNotFoundError):
+                return trace.build(row, ts_start_ms, pins.read(self._data, row["id"]), [])
+        return built
 
     def _present(self, stored: Stored, missing: list[str]) -> Iterator[Record]:
         """The records that can be read; segments that cannot are added to `missing`."""
@@ -191,9 +228,6 @@ class Api:
                     yield item.record
             except (OSError, ValueError):
                 missing.append(piece.segment)
-
-    def _records(self, stored: Stored) -> Iterator[Record]:
-        return (item.record for item in positions.read(self._data.segments, stored.pieces))
 
     def _samples(self) -> Iterator[Sample]:
         yield from self._gate.samples()
@@ -206,5 +240,8 @@ def _no_trace() -> web.Response:
     return error(404, "not_found", "no exchange has this id")
 
 
-def _gone(segments: list[str]) -> web.Response:
-    return error(410, "gone", "the segment files that held this body were deleted", segments=segments)
+def _exchange_id(request: web.Request) -> str:
+    exchange = request.match_info["id"]
+    if not query.is_uuid(exchange):
+        raise BadParamError("id", "allowed is a UUID in lower case, as in a row's id")
+    return exchange

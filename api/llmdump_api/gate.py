@@ -15,11 +15,13 @@ from aiohttp import web
 from llmdump import log
 from llmdump.admin import count_swallowed
 from llmdump.metrics import SHORT_S, Histogram, Sample
+from llmdump.pins import PinError
 from llmdump_api import token
 from llmdump_api.index import IndexUnreadableError
 from llmdump_api.query import BadParamError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PIN_STATUS: Final = {"not_found": 404, "still_open": 409, "gone": 410, "no_room": 507}
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -76,6 +78,8 @@ class Gate:
             return await handler(request)
         except BadParamError as err:
             return error(400, "bad_param", str(err), param=err.param)
+        except PinError as err:
+            return error(PIN_STATUS[err.code], err.code, str(err))
         except IndexUnreadableError as err:
             return error(503, "index_unreadable", str(err))
         except web.HTTPException as err:
@@ -90,7 +94,7 @@ class Gate:
 
 def _http_error(err: web.HTTPException) -> web.Response:
     if isinstance(err, web.HTTPMethodNotAllowed):
-        refused = error(405, "method_not_allowed", "this api only reads")
+        refused = error(405, "method_not_allowed", "see Allow")
         refused.headers["Allow"] = ", ".join(sorted(err.allowed_methods))
         return refused
     return error(404, "not_found", "no such route") if err.status == 404 else error(err.status, "bad_request", err.reason)

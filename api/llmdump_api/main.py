@@ -4,6 +4,7 @@ import aiohttp
 from aiohttp import web
 
 from llmdump import address, admin, process
+from llmdump.pins import Room
 from llmdump.process import Process
 from llmdump_api import token
 from llmdump_api.app import Api
@@ -31,7 +32,8 @@ async def serve(running: Process) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as http:
         fleet = Fleet(running.data.run, running.presence, http)
         gate = Gate(bearer, address.split(running.settings.api_listen)[0])
-        app = Api(running.data, running.presence, index, fleet, gate).application()
+        room = Room(running.settings.pinned_max_bytes, running.settings.capture_min_free_bytes)
+        app = Api(running.data, running.presence, index, fleet, gate, room).application()
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=FINISH_WITHIN_S)
         await runner.setup()
         await web.SockSite(runner, sock).start()

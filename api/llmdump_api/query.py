@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 500
 PARAM_CHARS_MAX: Final = 4096
-PARAMETERS: Final = ("limit", "cursor", "path", "status", "model", "key_hash", "since", "until")
+PARAMETERS: Final = ("limit", "cursor", "path", "status", "model", "key_hash", "pinned", "since", "until")
 
 _STATUS = re.compile(r"[1-9][0-9]{2}")
 _STATUS_CLASS = re.compile(r"[1245]xx")
@@ -32,9 +32,10 @@ COLUMNS: Final = (
     "reasoning_tokens", "client_kind", "client_version", "client_project", "provider", "route_path", "end_reason",
     "error_code", "req_bytes", "resp_bytes", "resp_chunks", "first_byte_us", "duration_us", "own_first_us",
     "own_worst_us", "own_sum_us", "instance", "first_record", "last_record", "records_lost", "captured", "altered",
+    "pinned",
 )  # fmt: skip
 _TIMES: Final = ("ts_start", "ts_end")
-_FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "stream", "altered")
+_FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "stream", "altered", "pinned")
 _IN_MS: Final = {"first_byte_us": "first_byte_ms", "duration_us": "duration_ms"}
 
 
@@ -130,6 +131,12 @@ def _key_hash(value: str) -> tuple[str, tuple[Any, ...]]:
     return "key_hash = ?", (value,)
 
 
+def _pinned(value: str) -> tuple[str, tuple[Any, ...]]:
+    if value not in {"true", "false"}:
+        raise BadParamError("pinned", "allowed is true or false")
+    return ("pinned" if value == "true" else "NOT pinned"), ()
+
+
 def _time(name: str, value: str) -> int:
     """Ms since 1970; of a fraction of a ms the next whole one, which is the first that is not before it."""
     try:
@@ -150,6 +157,7 @@ _CONDITIONS: Final[dict[str, Callable[[str], tuple[str, tuple[Any, ...]]]]] = {
     "status": _status,
     "model": lambda value: ("model = ?", (value,)),
     "key_hash": _key_hash,
+    "pinned": _pinned,
     "since": lambda value: ("ts_start >= ?", (_time("since", value),)),
     "until": lambda value: ("ts_start < ?", (_time("until", value),)),
 }

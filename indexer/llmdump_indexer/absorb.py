@@ -94,9 +94,19 @@ class Absorb:
             held.exchange.lose()
             self.open_exchanges -= 1
 
+    def pinned(self, records: Iterable[Record]) -> None:
+        """Take in an exchange of which there is nothing but its pinned copy: it has a row, and no positions."""
+        for record in records:
+            self._ledger(record.instance).add(record.number)
+            held = self._held.get(record.exchange) or self._take_up(record)
+            self._touch(held)
+            was_open = held.exchange.end_reason is None
+            held.exchange.apply(record)
+            self.open_exchanges += (held.exchange.end_reason is None) - was_open
+
     def take(self) -> tuple[Changes, list[Exchange]]:
         """The next transaction, and the exchanges that end with it. After it is written, call `forget`."""
-        for held in self._touched:
+        for held in (held for held in self._touched if held.segment >= 0):
             self._positions.append(PositionRow(held.number, held.piece, held.segment, held.runs.packed()))
         changes = Changes(
             traces=[(held.number, held.exchange) for held in self._touched],

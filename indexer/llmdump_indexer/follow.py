@@ -28,6 +28,7 @@ from llmdump.segment import Damage
 from llmdump_indexer import index
 from llmdump_indexer.absorb import Absorb
 from llmdump_indexer.index import Index, NewerIndexError, ReplacedError
+from llmdump_indexer.pinned import PinnedRows
 from llmdump_indexer.tail import Step, Tail
 from llmdump_indexer.traffic import Traffic
 
@@ -60,6 +61,7 @@ class Follower:
         self.traffic = Traffic()
         self.records = self.bytes = self.exchanges = self.damaged = self.damaged_bytes = 0
         self.open_exchanges = self.lag_bytes = 0
+        self.pinned_exchanges = self.pinned_bytes = 0
         self.commit_s = Histogram(SHORT_S)
 
     def finish(self) -> None:
@@ -117,9 +119,12 @@ class Follower:
         with Index(self._path) as db, Tail(self._data.segments, db.segments()) as tail:
             absorb = Absorb(db, partial(positions.read, self._data.segments))
             self.open_exchanges = absorb.open_exchanges
+            pinned = PinnedRows(self._data)
             while not self._abandon.is_set():
                 finishing = self._finish.is_set()  # asked for before the look: what is there by then is read
                 worked = self._pass(db, tail, absorb)
+                if not absorb.pending:
+                    worked = self._settle_pinned(db, pinned, absorb, idle=not worked) or worked
                 if not worked and finishing:
                     return
                 self._tell(tail.problem)
@@ -146,6 +151,11 @@ class Follower:
         if now - self._last_measured >= MEASURE_LAG_EVERY_S:
             self.lag_bytes, self._last_measured = tail.lag_bytes(), now
         return step is not None or commits
+
+    def _settle_pinned(self, db: Index, pinned: PinnedRows, absorb: Absorb, *, idle: bool) -> bool:
+        worked = pinned.settle(db, absorb, idle=idle)
+        self.pinned_exchanges, self.pinned_bytes = len(pinned.sizes), sum(pinned.sizes.values())
+        return worked
 
     def _lose_those_of_the_dead(self, db: Index, absorb: Absorb, now: float) -> None:
         """End exchanges of a proxy that died a while ago, if it is time to look and there are any."""
@@ -191,6 +201,8 @@ class Follower:
         yield Sample("llmdump_indexer_damaged_total", self.damaged)
         yield Sample("llmdump_indexer_damaged_bytes_total", self.damaged_bytes)
         yield Sample("llmdump_indexer_commit_seconds", self.commit_s)
+        yield Sample("llmdump_pinned_exchanges", self.pinned_exchanges)
+        yield Sample("llmdump_pinned_bytes", self.pinned_bytes)
         yield from self.traffic.samples()
 
     def health(self) -> tuple[bool, dict[str, Any]]:

@@ -203,6 +203,24 @@ class Index:
         self._check()
         return Found(number, Exchange(**columns), PositionRow(*piece) if piece else None)
 
+    def pinned(self) -> set[str]:
+        """The exchanges whose rows say that they are pinned. Raises ReplacedError."""
+        found = {str(exchange) for (exchange,) in self._db.execute("SELECT id FROM trace WHERE pinned")}
+        self._check()
+        return found
+
+    def mark_pinned(self, pinned: Iterable[str], unpinned: Iterable[str]) -> set[str]:
+        """Write down which rows are pinned, or no longer; which of `pinned` have no row. Raises apsw.Error, ReplacedError."""
+        without = set()
+        with self._db as db:
+            for exchange in pinned:
+                db.execute("UPDATE trace SET pinned = 1 WHERE id = ?", (exchange,))
+                if not db.changes():
+                    without.add(exchange)
+            db.executemany("UPDATE trace SET pinned = 0 WHERE id = ?", ((exchange,) for exchange in unpinned))
+            self._check()
+        return without
+
     def pieces(self, number: int) -> list[Piece]:
         """Where the records of a row stand, in order."""
         rows = self._db.execute(

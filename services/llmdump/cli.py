@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
+    "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
     "status": "The living processes and their health; exit code 0 if all four work.",
     "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",

@@ -3,6 +3,7 @@
 <data>/segments/w0-00000001.cbor         the truth: segment files, named writer-number.format
 <data>/segments/w0-00000001.cbor.zst     the same, sealed
 <data>/segments/deleted.jsonl            what retention has deleted, a line a file
+<data>/pinned/<exchange>.cbor            copies of pinned exchanges, which retention leaves alone (see `pins`)
 <data>/index.sqlite                      derived from the segments, may be deleted
 <data>/index.sqlite.rebuild              the next one, while `llmdump rebuild` makes it
 <data>/admin_token                       bearer token of the api, made at first start
@@ -28,6 +29,7 @@ class DataDir:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.segments = self.root / "segments"
+        self.pinned = self.root / "pinned"
         self.run = self.root / "run"
         self.spill = self.root / "spill"
         self.index = self.root / "index.sqlite"
@@ -35,7 +37,7 @@ class DataDir:
 
     def create(self) -> "DataDir":
         """Make the directories, mode 0700, and return self. Blocking. Raises OSError."""
-        for directory in (self.root, self.segments, self.run, self.spill, self.sockets):
+        for directory in (self.root, self.segments, self.pinned, self.run, self.spill, self.sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.sockets.stat().st_uid != os.getuid():  # it may lie where everybody can write
             raise PermissionError(f"{self.sockets} belongs to somebody else; remove it, or set TMPDIR")

@@ -95,6 +95,8 @@ METRICS: Final = (
     Metric("llmdump_indexer_damaged_total", "counter", "indexer", (), "Places in segment files that were not a record."),
     Metric("llmdump_indexer_damaged_bytes_total", "counter", "indexer", (), "Bytes skipped there."),
     Metric("llmdump_indexer_commit_seconds", "histogram", "indexer", (), "Time of one index transaction."),
+    Metric("llmdump_pinned_exchanges", "gauge", "indexer", (), "Exchanges that are pinned."),
+    Metric("llmdump_pinned_bytes", "gauge", "indexer", (), "Their copies; the limit is pinned_max_bytes."),
     Metric("gen_ai_client_operation_duration_seconds", "histogram", "indexer",
            ("gen_ai_provider_name", "gen_ai_request_model", "error_type"), "Exchange from request head to end."),
     Metric("gen_ai_client_operation_time_to_first_chunk_seconds", "histogram", "indexer",

@@ -7,13 +7,13 @@ the end of the run before it (for the first: from 0), and the size. Runs rise.
     (0, 300) (1000, 20)      00  ac 02  bc 05  14
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from llmdump import window
 from llmdump.record import RECORD_BYTES_MAX
-from llmdump.segment import Located, SegmentFile
+from llmdump.segment import Damage, Located, SegmentFile
 
 WINDOW_BYTES: Final = 1024 * 1024
 # A record of the largest size as a JSONL line, base64 and all.
@@ -103,18 +103,25 @@ def read(directory: Path, pieces: Iterable[Piece]) -> Iterator[Located]:
     for piece in pieces:
         with SegmentFile(directory, piece.segment) as file:
             for offset, size in unpack(piece.runs):
-                yield from _read_run(file, offset, offset + size)
+                for item in read_run(file.read, file.name.format, offset, offset + size):
+                    if isinstance(item, Located):
+                        yield item
 
 
-def _read_run(file: SegmentFile, at: int, end: int) -> Iterator[Located]:
+def read_run(
+    read: Callable[[int, int], bytes],
+    format: str,  # noqa: A002
+    at: int,
+    end: int,
+) -> Iterator[Located | Damage]:
+    """What is in the bytes from `at` to `end`, whole records, of what `read` reads at (offset, size). Blocking."""
     window_bytes = WINDOW_BYTES
     while at < end:
-        content = file.read(at, min(window_bytes, end - at))
+        content = read(at, min(window_bytes, end - at))
         begin = at
-        for item in window.scan(file.name.format, content, at, closed=at + len(content) >= end):
+        for item in window.scan(format, content, at, closed=at + len(content) >= end):
             at = item.offset + item.size
-            if isinstance(item, Located):
-                yield item
+            yield item
         if at == begin:
             if not content or window_bytes > WINDOW_BYTES_MAX:
                 return

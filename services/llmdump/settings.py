@@ -209,6 +209,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 1024 * 1024 * 1024
     capture_seal: Annotated[bool, Meta(description="Compress closed segment files (zstd, long window).")] = True
 
+    # --- kept longer, or shorter, than segment files
+    pinned_max_bytes: Annotated[
+        Size,
+        Meta(
+            description="Copies of pinned exchanges, all together; beyond, nothing can be pinned. They do not count for "
+            "capture_total_max_bytes, and no cap deletes them. 0 for no limit."
+        ),
+    ] = 1024 * 1024 * 1024
+
 
 class SettingError(ValueError):
     """A setting cannot be used; the message is one line for the user, with the key, the value and what is allowed."""
@@ -229,6 +238,7 @@ GROUPS: Final = {
     "capture_rules": "What is captured",
     "capture_memory_bytes": "From proxy to writer",
     "capture_format": "Segment files",
+    "pinned_max_bytes": "Kept longer, or shorter, than segment files",
 }
 """The first key of each group of settings, and the group's heading on the reference page."""
 

@@ -7,13 +7,14 @@ A writer stores the numbers of an instance in rising order. So what stood in a d
 of its neighbours within the file, and what stood in a segment that is not there, between those of the segments around it.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from llmdump import ledger, ranges, segment, window
+from llmdump import ledger, pins, ranges, segment, window
 from llmdump.certificate import DAMAGED, DELETED, Hole, Retired
 from llmdump.ledger import Gap, Runs
 from llmdump.positions import WINDOW_BYTES, WINDOW_BYTES_MAX
@@ -98,6 +99,8 @@ class Survey:
         self.deleted: list[str] = []
         """Segments that are not there and that no note calls deleted, as ranges of names."""
         self.files = self.records = self.bytes = self.duplicates = 0
+        self.pinned = 0
+        """Pinned files."""
         self.torn_bytes = 0
         """Behind the last whole record of files that may still grow."""
         self._since_s = since_s
@@ -135,6 +138,13 @@ class Survey:
             writer.read(there, max(ever), {number for one, number in gone if one == slot}, patience_s)
         for writer in writers:
             writer.finish()
+
+    def look_at_pinned(self, path: Path) -> None:
+        """Compute the checksums in a pinned file; its records are copies, and count for nothing. Blocking. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            damages = [item for item in pins.scan(path) if isinstance(item, Damage)]
+            self.damages += [(f"{path.parent.name}/{path.name}", damage) for damage in damages]
+            self.pinned += 1
 
     def retire(self, notes: Iterable[Note]) -> None:
         """Take in what retention has deleted, once all is read."""

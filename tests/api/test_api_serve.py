@@ -20,6 +20,7 @@ from made import Instance, Service, append, begin_segment, exchange, new_id, run
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmdump.data_dir import DataDir
+from llmdump.pins import Room
 from llmdump.presence import Presence
 from llmdump_api import query
 from llmdump_api.app import Api
@@ -432,16 +433,21 @@ DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
 
 
 def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
-    async def routes() -> set[str]:
+    async def routes() -> set[tuple[str, str]]:
         own, index = Presence.claim(data.run, "api"), Index(data.index)
         async with aiohttp.ClientSession() as http:
-            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"))
-            found = {resource.canonical for resource in api.application().router.resources()}
+            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Room(0, 0))
+            found = {
+                (route.method, resource.canonical)
+                for resource in api.application().router.resources()
+                for route in resource
+                if route.method != "HEAD"
+            }
         own.release()
         index.close()
         return found
 
-    assert set(re.findall(r"^## GET (\S+)$", DOCS, re.M)) == asyncio.run(routes())
+    assert set(re.findall(r"^## ([A-Z]+) (\S+)$", DOCS, re.M)) == asyncio.run(routes())
 
 
 def test_docs_name_every_parameter_and_column() -> None:

@@ -9,7 +9,8 @@ import pytest
 from llmdump import retention
 from llmdump.certificate import DELETED, Facts, Hole, Missing, Retired, judge, window
 from llmdump.ledger import Gap
-from llmdump.retention import Notes
+from llmdump.retention import Note, Notes
+from llmdump.survey import Survey
 
 ONE = "00" * 8
 
@@ -110,3 +111,10 @@ def test_a_window_does_not_reach_back_to_what_was_deleted_before_it() -> None:
     gone = Facts(ONE, [], 9, retired=[retired(1, 9, 9)])
     first, last = window(None, None, gone, before=9)
     assert first > last
+
+
+def test_what_was_deleted_before_a_window_is_known_to_be_from_before_it() -> None:
+    for at, before in ((49.0, 5), (51.0, 0)):
+        survey = Survey(since_s=50.0)
+        survey.retire([Note("w0", 1, at, "max_age", {ONE: (1, 5, 5)})])
+        assert (survey.of(ONE).before, survey.of(ONE).made, survey.of(ONE).stored) == (before, 5, {"w0": 5})

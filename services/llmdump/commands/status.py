@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from llmdump import health, process
+from llmdump import health, pins, process
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 from llmdump.health import Health
@@ -20,6 +20,9 @@ from llmdump.health import Health
 def text(found: list[Health], data: DataDir) -> str:
     """A line a process, and one that says what to do where something is missing."""
     lines = [_line(one) for one in found]
+    pinned = pins.find(data)
+    if pinned:
+        lines.append(f"{'pinned':<12} {len(pinned)} exchanges, {sum(pinned.values()):,} bytes")
     lines += [f"{role:<12} not running" for role in health.missing(found)]
     if len(health.missing(found)) == len(health.ROLES):
         lines.append(f"nothing runs in {data.root}: start it with `make run` or `honcho start`, or give --data-dir")
@@ -34,7 +37,7 @@ def _line(one: Health) -> str:
     return f"{card.name:<12} {one.problem or 'ok':<10} pid {card.pid}, up {up_s} s, {card.listen or card.admin}"
 
 
-def as_json(found: list[Health]) -> str:
+def as_json(found: list[Health], data: DataDir) -> str:
     """The same for programs."""
     processes = [
         {"process": one.card.name, "role": one.card.role, "ok": not one.problem, "problem": one.problem,
@@ -42,7 +45,9 @@ def as_json(found: list[Health]) -> str:
          "health": one.details}
         for one in found
     ]  # fmt: skip
-    return json.dumps({"ok": health.works(found), "missing": health.missing(found), "processes": processes}, indent=2)
+    pinned = pins.find(data)
+    told = {"ok": health.works(found), "missing": health.missing(found), "processes": processes}
+    return json.dumps(told | {"pinned": {"exchanges": len(pinned), "bytes": sum(pinned.values())}}, indent=2)
 
 
 @click.command("status")
@@ -52,5 +57,5 @@ def command(wants_json: bool, **flags: Any) -> None:
     """The living processes and their health; exit code 0 only if all four run and work."""
     data = DataDir(Path(process.load_or_exit(flags).settings.data_dir))
     found = health.look(data)
-    click.echo(as_json(found) if wants_json else text(found, data))
+    click.echo(as_json(found, data) if wants_json else text(found, data))
     sys.exit(0 if health.works(found) else 1)

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import click
 
-from llmdump import certificate, indexed, presence, process, ranges, retention, segment
+from llmdump import certificate, indexed, pins, presence, process, ranges, retention, segment
 from llmdump.certificate import Facts, Retired, Statement
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
@@ -119,6 +119,8 @@ def certify(data: DataDir, window: Window, advance: Callable[[int], None], *, st
     names = [name for one in known if (name := segment.parse_name(one.name))]
     patience_s = CUT_FOR_S_MAX if writers_live else 0.0
     survey.read(data.segments, names, notes.deleted(), _read_to(known), patience_s, advance)
+    for exchange in sorted(pins.find(data)):
+        survey.look_at_pinned(pins.path_of(data, exchange))
     notes.read()
     survey.retire(notes.deleted())
     ledgers = _from_index(data, indexed.ledgers) or {}
@@ -232,6 +234,7 @@ def as_json(found: Certificate, window: Window) -> dict[str, Any]:
         "deleted": survey.deleted,
         "unreadable_notes": found.unreadable_notes,
         "files": survey.files,
+        "pinned": survey.pinned,
         "files_bytes": survey.bytes,
         "duplicates": survey.duplicates,
         "torn_bytes": survey.torn_bytes,
