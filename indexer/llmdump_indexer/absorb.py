@@ -15,6 +15,7 @@ from llmdump.positions import Piece, Runs
 from llmdump.record import CLIENT_TO_PROXY, NO_EXCHANGE, Record
 from llmdump.segment import Damage, Located
 from llmdump_indexer.assembly import Exchange, begin
+from llmdump_indexer.carry import Carried
 from llmdump_indexer.index import Changes, DamageRow, Found, Index, LedgerRow, PositionRow, SegmentRow
 from llmdump_indexer.tail import Step
 
@@ -45,8 +46,9 @@ class _Held:
 class Absorb:
     """Takes steps of reading in, gives transactions out. Not for several threads."""
 
-    def __init__(self, index: Index, reread: Reread) -> None:
+    def __init__(self, index: Index, reread: Reread, carried: Carried | None = None) -> None:
         """`reread` gives the stored records of an exchange again. Blocking (reads what the index holds)."""
+        self._carried = carried
         self._index = index
         self._reread = reread
         self._held: dict[str, _Held] = {}
@@ -146,6 +148,8 @@ class Absorb:
         if record.exchange == NO_EXCHANGE:
             self._instance(record)
             return
+        if self._carried is not None and self._carried.has(record):
+            return
         held = self._held.get(record.exchange) or self._take_up(record)
         self._touch(held)
         self._position(held, segment, item)
@@ -173,12 +177,16 @@ class Absorb:
     def _take_up(self, record: Record) -> _Held:
         """The exchange of a record that is not in memory: in the index, or new."""
         found = self._index.find(record.exchange)
-        held = _Held(self._next_number, begin(record)) if found is None else self._restore(found, record)
-        if found is None:
-            self._next_number += 1
-            self.open_exchanges += 1
+        held = _Held(self._new_number(record.exchange), begin(record)) if found is None else self._restore(found, record)
+        self.open_exchanges += found is None
         self._held[record.exchange] = held
         return held
+
+    def _new_number(self, exchange: str) -> int:
+        if self._carried is not None:
+            return self._carried.number_of(exchange)
+        self._next_number += 1
+        return self._next_number - 1
 
     def _restore(self, found: Found, record: Record) -> _Held:
         held = _restored(found)

@@ -27,6 +27,7 @@ from llmdump.metrics import SHORT_S, Histogram, Sample
 from llmdump.segment import Damage
 from llmdump_indexer import index
 from llmdump_indexer.absorb import Absorb
+from llmdump_indexer.carry import Carried
 from llmdump_indexer.index import Index, NewerIndexError, ReplacedError
 from llmdump_indexer.pinned import PinnedRows
 from llmdump_indexer.tail import Step, Tail
@@ -37,6 +38,9 @@ COMMIT_EVERY_S: Final = 0.1
 RETRY_AFTER_S: Final = 1.0
 MEASURE_LAG_EVERY_S: Final = 1.0
 LOOK_FOR_DEAD_EVERY_S: Final = 1.0
+EXPIRE_EVERY_S: Final = 1.0
+EXPIRED_AT_ONCE: Final = 500
+"""Rows deleted in one transaction, some 10 ms."""
 LOST_AFTER_S: Final = 5.0
 """How long a proxy is dead before its open exchanges are lost: longer than a writer in health takes to store anything."""
 
@@ -44,9 +48,20 @@ LOST_AFTER_S: Final = 5.0
 class Follower:
     """Keeps the index of one data directory up to date until told to finish."""
 
-    def __init__(self, data: DataDir, lost_after_s: float = LOST_AFTER_S, path: Path | None = None) -> None:
-        """`path` is the index, where it is not that of the data directory."""
+    def __init__(
+        self,
+        data: DataDir,
+        lost_after_s: float = LOST_AFTER_S,
+        path: Path | None = None,
+        *,
+        keep_rows_s: float = 0.0,
+        carried: Carried | None = None,
+    ) -> None:
+        """`path` is the index, where it is not that of the data directory. `keep_rows_s` 0: rows are kept for ever."""
         self._data = data
+        self._keep_rows_s = keep_rows_s
+        self._carried = carried
+        self._expire_at = 0.0
         self._path = path or data.index
         self._lost_after_s = lost_after_s
         self._dead_since: dict[str, float] = {}
@@ -61,7 +76,7 @@ class Follower:
         self.traffic = Traffic()
         self.records = self.bytes = self.exchanges = self.damaged = self.damaged_bytes = 0
         self.open_exchanges = self.lag_bytes = 0
-        self.pinned_exchanges = self.pinned_bytes = 0
+        self.pinned_exchanges = self.pinned_bytes = self.rows_expired = 0
         self.commit_s = Histogram(SHORT_S)
 
     def finish(self) -> None:
@@ -117,7 +132,7 @@ class Follower:
     def _follow(self) -> None:
         """Read, take in and commit until told to finish, or until the index is no longer at its path."""
         with Index(self._path) as db, Tail(self._data.segments, db.segments()) as tail:
-            absorb = Absorb(db, partial(positions.read, self._data.segments))
+            absorb = Absorb(db, partial(positions.read, self._data.segments), self._carried)
             self.open_exchanges = absorb.open_exchanges
             pinned = PinnedRows(self._data)
             while not self._abandon.is_set():
@@ -125,6 +140,7 @@ class Follower:
                 worked = self._pass(db, tail, absorb)
                 if not absorb.pending:
                     worked = self._settle_pinned(db, pinned, absorb, idle=not worked) or worked
+                    self._expire(db)
                 if not worked and finishing:
                     return
                 self._tell(tail.problem)
@@ -156,6 +172,15 @@ class Follower:
         worked = pinned.settle(db, absorb, idle=idle)
         self.pinned_exchanges, self.pinned_bytes = len(pinned.sizes), sum(pinned.sizes.values())
         return worked
+
+    def _expire(self, db: Index) -> None:
+        """Delete some of the rows that are too old, so few that reading goes on at once."""
+        now = time.monotonic()
+        if not self._keep_rows_s or now < self._expire_at:
+            return
+        deleted = db.expire(int((time.time() - self._keep_rows_s) * 1000), EXPIRED_AT_ONCE)
+        self.rows_expired += deleted
+        self._expire_at = now + (0.0 if deleted == EXPIRED_AT_ONCE else EXPIRE_EVERY_S)
 
     def _lose_those_of_the_dead(self, db: Index, absorb: Absorb, now: float) -> None:
         """End exchanges of a proxy that died a while ago, if it is time to look and there are any."""
@@ -201,6 +226,7 @@ class Follower:
         yield Sample("llmdump_indexer_damaged_total", self.damaged)
         yield Sample("llmdump_indexer_damaged_bytes_total", self.damaged_bytes)
         yield Sample("llmdump_indexer_commit_seconds", self.commit_s)
+        yield Sample("llmdump_indexer_rows_expired_total", self.rows_expired)
         yield Sample("llmdump_pinned_exchanges", self.pinned_exchanges)
         yield Sample("llmdump_pinned_bytes", self.pinned_bytes)
         yield from self.traffic.samples()

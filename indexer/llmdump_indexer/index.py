@@ -45,6 +45,9 @@ _SAVE_SEGMENT: Final = _statement("save_segment")
 _FIELDS: Final = tuple(name for name in Exchange.__dataclass_fields__ if name != "request")
 _COLUMNS: Final = (*_FIELDS, "ts_start")
 _FIND_TRACE: Final = f"SELECT number, {', '.join(_FIELDS)} FROM trace WHERE id = ?"
+_EXPIRED: Final = (
+    "SELECT number FROM trace WHERE ts_start < ? AND end_reason IS NOT NULL AND NOT pinned ORDER BY ts_start, id LIMIT ?"
+)
 _FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "altered")
 
 
@@ -221,6 +224,20 @@ class Index:
             self._check()
         return without
 
+    def expire(self, before_ms: int, most: int) -> int:
+        """Delete rows of exchanges that began before `before_ms`, the oldest first; how many. Open and pinned ones stay.
+
+        The ledger stays as it is: what has been read has been read. Raises apsw.Error, ReplacedError.
+        """
+        with self._db as db:
+            numbers = db.execute(_EXPIRED, (before_ms, most)).fetchall()
+            if numbers:
+                for table in tables_of_rows(db):
+                    db.executemany(f"DELETE FROM {table} WHERE trace = ?", numbers)
+                db.executemany("DELETE FROM trace WHERE number = ?", numbers)
+            self._check()
+        return len(numbers)
+
     def pieces(self, number: int) -> list[Piece]:
         """Where the records of a row stand, in order."""
         rows = self._db.execute(
@@ -264,6 +281,15 @@ def migrations() -> list[str]:
     """The steps of the schema, oldest first."""
     files = sorted(file.name for file in _SQL.iterdir() if file.name[:4].isdigit())
     return [(_SQL / name).read_text("utf-8") for name in files]
+
+
+def tables_of_rows(db: apsw.Connection) -> list[str]:
+    """The tables that hold something for rows of `trace`: by their column of that name."""
+    statement = (
+        "SELECT tables.name FROM sqlite_schema AS tables JOIN pragma_table_info(tables.name) AS columns "
+        "WHERE tables.type = 'table' AND columns.name = 'trace'"
+    )
+    return [str(name) for (name,) in db.execute(statement).fetchall()]
 
 
 def _row(number: int, exchange: Exchange) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def main() -> NoReturn:
 
 async def serve(running: Process) -> None:
     """Index until stopped; then, once the writers have left, all that they have written."""
-    follower = Follower(running.data)
+    follower = Follower(running.data, keep_rows_s=running.settings.index_max_age_s)
     loop = asyncio.get_running_loop()
     work = loop.create_future()
     thread = threading.Thread(target=_work, args=(follower, loop, work), name="follow", daemon=True)

@@ -6,6 +6,8 @@ The swap copies all pages into the file in use, through SQLite's own backup, in 
 reads goes on with the old content or the new one, never a mixture; no file is renamed or removed under anybody, and a
 kill at any point leaves the old content or the new one. An indexer that runs meanwhile sees that another connection has
 written (`index.ReplacedError`), and goes on from what the new content says it has read.
+
+What no segment brings again is carried over from the index in use (see `carry`): rows may outlive their bodies.
 """
 
 import contextlib
@@ -20,9 +22,10 @@ from typing import Any, Final
 import apsw
 import click
 
-from llmdump import indexed, process, segment
+from llmdump import process, segment
 from llmdump.data_dir import DataDir
 from llmdump_indexer import index
+from llmdump_indexer.carry import Carried
 from llmdump_indexer.follow import Follower
 
 # Longer than any commit of a running indexer.
@@ -39,16 +42,15 @@ def rebuild(data: DataDir, *, forget_deleted: bool, bar: bool = False) -> dict[s
     with index.only_writer(data.run / "rebuild.lock") as alone:
         if not alone:
             raise RebuildError("another rebuild is under way")
-        forgotten = would_forget(data)
-        if forgotten and not forget_deleted:
-            raise RebuildError(
-                f"{forgotten} rows are of deleted segments and cannot be made again: to lose them, add --forget-deleted"
-            )
         begin, made = time.monotonic(), data.index.with_name(data.index.name + ".rebuild")
         _remove(made)
         try:
-            follower = Follower(data, lost_after_s=0.0, path=made)
-            _catch_up(follower, data, bar)
+            carried = _carried(data, made)
+            of_deleted = carried.rows if carried else 0
+            if forget_deleted and carried:
+                carried.close()
+                carried = None
+            follower = _make(made, data, carried, bar)
             swap(made, data)
             rows = _rows(made)
         finally:
@@ -58,29 +60,40 @@ def rebuild(data: DataDir, *, forget_deleted: bool, bar: bool = False) -> dict[s
         "records": follower.records,
         "bytes": follower.bytes,
         "damaged_places": follower.damaged,
-        "rows_forgotten": forgotten,
+        "rows_carried": 0 if forget_deleted else of_deleted,
+        "rows_forgotten": of_deleted if forget_deleted else 0,
         "took_s": round(time.monotonic() - begin, 3),
     }
 
 
-def would_forget(data: DataDir) -> int:
-    """How many rows of the index in use have records in segments that are not there any more; 0 if it cannot be read."""
+def _make(made: Path, data: DataDir, carried: Carried | None, bar: bool) -> Follower:
+    """The new index at `made`."""
+    follower = Follower(data, lost_after_s=0.0, path=made, carried=carried)
+    if carried is None:
+        _catch_up(follower, data, bar)
+        return follower
+    try:
+        carried.into(made)
+        _catch_up(follower, data, bar)
+        carried.finish(made)
+    finally:
+        carried.close()
+    return follower
+
+
+def _carried(data: DataDir, made: Path) -> Carried | None:
+    """What the index in use has and no segment brings again; None if there is nothing, or it cannot be read."""
     if not data.index.exists():
-        return 0
+        return None
     there = {name.segment for name in segment.find(data.segments)}
     try:
-        with contextlib.closing(apsw.Connection(str(data.index), flags=apsw.SQLITE_OPEN_READONLY)) as db:
-            db.set_busy_timeout(BUSY_TIMEOUT_MS)
-            gone = [one.name for one in indexed.segments(db) if one.name not in there] if db.pragma("user_version") else []
-            return int(db.execute(_OF_SEGMENTS, (json.dumps(gone),)).get) if gone else 0
-    except (apsw.CorruptError, apsw.NotADBError):
-        return 0
-
-
-_OF_SEGMENTS: Final = (
-    "SELECT count(DISTINCT trace) FROM position JOIN segment ON segment.number = position.segment "
-    "WHERE segment.name IN (SELECT value FROM json_each(?))"
-)
+        carried = Carried(data.index, made.with_name(made.name + ".old"), there)
+    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+        return None
+    if carried.anything:
+        return carried
+    carried.close()
+    return None
 
 
 def swap(made: Path, data: DataDir) -> None:
@@ -149,15 +162,16 @@ def _remove(made: Path) -> None:
 
 
 def _files(made: Path) -> Iterator[Path]:
-    return (made.with_name(made.name + suffix) for suffix in ("", "-wal", "-shm"))
+    return (made.with_name(made.name + suffix) for suffix in ("", "-wal", "-shm", ".old", ".old-wal", ".old-shm"))
 
 
 def text(found: dict[str, Any]) -> str:
     """For people."""
     lost = f"; {found['rows_forgotten']:,} rows of deleted segments are forgotten" if found["rows_forgotten"] else ""
+    kept = f"; {found['rows_carried']:,} rows of deleted segments are carried over" if found["rows_carried"] else ""
     return (
         f"the index holds {found['exchanges']:,} exchanges of {found['records']:,} records "
-        f"({found['bytes']:,} bytes), made in {found['took_s']:.1f} s{lost}"
+        f"({found['bytes']:,} bytes), made in {found['took_s']:.1f} s{lost}{kept}"
     )
 
 

@@ -95,6 +95,7 @@ METRICS: Final = (
     Metric("llmdump_indexer_damaged_total", "counter", "indexer", (), "Places in segment files that were not a record."),
     Metric("llmdump_indexer_damaged_bytes_total", "counter", "indexer", (), "Bytes skipped there."),
     Metric("llmdump_indexer_commit_seconds", "histogram", "indexer", (), "Time of one index transaction."),
+    Metric("llmdump_indexer_rows_expired_total", "counter", "indexer", (), "Rows deleted for index_max_age_s."),
     Metric("llmdump_pinned_exchanges", "gauge", "indexer", (), "Exchanges that are pinned."),
     Metric("llmdump_pinned_bytes", "gauge", "indexer", (), "Their copies; the limit is pinned_max_bytes."),
     Metric("gen_ai_client_operation_duration_seconds", "histogram", "indexer",

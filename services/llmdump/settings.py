@@ -217,6 +217,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "capture_total_max_bytes, and no cap deletes them. 0 for no limit."
         ),
     ] = 1024 * 1024 * 1024
+    index_max_age_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(
+            description="Rows of exchanges that began so long ago are deleted from the index, but for pinned and open ones; "
+            "segment files have limits of their own. 0 for never."
+        ),
+    ] = 0.0
 
 
 class SettingError(ValueError):

@@ -13,14 +13,14 @@ from llmdump.data_dir import DataDir
 
 
 @click.command("rebuild")
-@click.option("--forget-deleted", is_flag=True, help="Go on although rows of deleted segments cannot be made again.")
+@click.option("--forget-deleted", is_flag=True, help="Leave out the rows of deleted segments, which cannot be made again.")
 @click.option("--json", "wants_json", is_flag=True, help="As JSON.")
 @options.where
 def command(forget_deleted: bool, wants_json: bool, **flags: Any) -> None:
     """Make the index anew from the segment files, beside the one in use, and swap it in.
 
-    Indexer and api go on meanwhile, and read the new one from then on. Exit code 1 if it could not be made, or if rows
-    would be forgotten because their segments were deleted; nothing has changed then.
+    Indexer and api go on meanwhile, and read the new one from then on. Rows of exchanges whose segments were deleted are
+    carried over from the index in use. Exit code 1 if it could not be made; nothing has changed then.
     """
     data = DataDir(Path(process.load_or_exit(flags).settings.data_dir))
     arguments = [str(data.root), *["--forget-deleted"] * forget_deleted, *["--json"] * wants_json]
