@@ -152,17 +152,21 @@ class Api:
 
     def _begin_body(self, exchange: str, stored: Stored, side: str) -> tuple[Body, bytes]:
         """A body and its first bytes, of the segments, else of the pinned copy. Blocking."""
-        if not stored.gone and stored.pieces:
+        if stored.pieces and not self._gone_segments(stored):
             with contextlib.suppress(FileNotFoundError):
                 body = Body((item.record for item in positions.read(self._data.segments, stored.pieces)), side)
                 return body, body.batch()
         body = Body(pins.read(self._data, exchange), side)
         return body, body.batch()
 
+    def _gone_segments(self, stored: Stored) -> list[str]:
+        """Those that the index knows to be gone, and those that are. Blocking."""
+        pieces = {piece.segment for piece in stored.pieces}
+        return sorted({*stored.gone, *(one for one in pieces if not segment.is_there(self._data.segments, one))})
+
     def _gone(self, stored: Stored) -> web.Response:
         """Why there is no body. Blocking."""
-        there = {name.segment for name in segment.find(self._data.segments)}
-        gone = sorted({*stored.gone, *(piece.segment for piece in stored.pieces if piece.segment not in there)})
+        gone = self._gone_segments(stored)
         noted = {note.segment for note in self._deleted()}
         if gone and all(name.partition(".")[0] in noted for name in gone):
             return error(410, "deleted_by_retention", "a cap deleted the segment files that held this body", segments=gone)

@@ -148,17 +148,13 @@ class Tail:
 
     def _presence(self, names: dict[str, Name]) -> Callable[[SegmentRow], SegmentRow | None]:
         def changed(row: SegmentRow) -> SegmentRow | None:
-            gone = row.name not in names and not self._exists(row.name)
+            gone = row.name not in names and not segment.is_there(self._directory, row.name)
             if gone == row.gone:
                 return None
             self._rows[row.name] = row = row._replace(gone=gone)
             return row
 
         return changed
-
-    def _exists(self, name: str) -> bool:
-        """Asked of the files themselves, plain before sealed: a listing may miss both while one becomes the other."""
-        return (self._directory / name).exists() or (self._directory / f"{name}.zst").exists()
 
     def _plan(self, names: dict[str, Name]) -> None:
         """What is to be read, in order; files that are open already stay so."""

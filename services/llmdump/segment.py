@@ -73,6 +73,14 @@ def find(directory: Path) -> list[Name]:
     return sorted(names.values(), key=lambda name: (name.writer, name.number, name.format))
 
 
+def is_there(directory: Path, segment: str) -> bool:
+    """Whether there is a file of this segment. Blocking.
+
+    Asked of the files, plain before sealed: a listing may miss both while one becomes the other.
+    """
+    return (directory / segment).exists() or (directory / f"{segment}.zst").exists()
+
+
 def header(writer: str, number: int, created_at: float) -> bytes:
     """The first item of a CBOR segment."""
     return cbor2.dumps(

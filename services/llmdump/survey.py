@@ -135,7 +135,7 @@ class Survey:
         writers = [_Writer(writer, self, data, read_to, advance) for writer in sorted(numbers)]
         for writer, (slot, ever) in zip(writers, sorted(numbers.items()), strict=True):
             there = [name for name in names if name.writer == slot]
-            writer.read(there, max(ever), {number for one, number in gone if one == slot}, patience_s)
+            writer.read(there, max(ever), ranges.merged((number, number) for one, number in gone if one == slot), patience_s)
         for writer in writers:
             writer.finish()
 
@@ -239,7 +239,7 @@ class _Writer:
         self._all = _Order(survey)
         self._formats = {"cbor": _Order(survey), "jsonl": _Order(survey)}
 
-    def read(self, names: list[Name], last_number: int, gone: set[int], patience_s: float) -> None:
+    def read(self, names: list[Name], last_number: int, gone: Ranges, patience_s: float) -> None:
         """Read `names`; there have been segments up to `last_number`, of which retention deleted those in `gone`."""
         newest = max((name.number for name in names), default=0)
         expected = 1
@@ -256,10 +256,11 @@ class _Writer:
         for instance, last in self._all.last.items():
             self._survey.of(instance).stored[self._writer] = last
 
-    def _skip(self, number: int, there: int, gone: set[int]) -> None:
+    def _skip(self, number: int, there: int, gone: Ranges) -> None:
         """No segment from `number` on is there before the one that is."""
-        absent = ranges.merged((one, one) for one in range(number, there) if one not in gone)
-        for run in absent:
+        if number == there:
+            return
+        for run in ranges.without([(number, there - 1)], gone):
             names = [f"{self._writer}-{one:08d}" for one in sorted(set(run))]
             self._survey.deleted.append(" … ".join(names))
             self._all.place(DELETED, " … ".join(names))

@@ -1,11 +1,13 @@
 """What is pinned outlives its segments: a real api, a real indexer, the command line, and files that are deleted."""
 
+import http.client
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import orjson
 import pytest
 from made import Instance, append, begin_segment, exchange, new_id, running, until
 
-from llmdump import pins, positions
+from llmdump import pins, positions, record
 from llmdump.data_dir import DataDir
 from llmdump.indexed import ledgers
 from llmdump.positions import Piece
 from llmdump.record import Record
 from llmdump_indexer.follow import Follower
+from llmdump_writer.lines import Converter
 from tests.api.test_api_serve import Served
 from tests.writer.test_v2_profile import read_v2
 
@@ -161,6 +164,15 @@ def test_the_command_needs_no_process_and_its_copy_is_a_v2_capture_with_equal_re
     assert not path.exists()
 
 
+def test_what_was_recorded_as_lines_is_pinned_as_equal_records(tmp_path: Path) -> None:
+    data, lines = DataDir(tmp_path / "data").create(), Converter()
+    recorded = [record.decode(one) for one in exchange(Instance(), ONE, response=(b"\xff\x00", b"", b'{"a": 1}'))]
+    (data.segments / "w0-00000001.jsonl").write_bytes(b"".join(line for one in recorded for line in lines.lines(one)))
+    Follower(data).catch_up()
+    pins.pin(data, ONE, pins.Room(0, 0))
+    assert list(pins.read(data, ONE)) == recorded
+
+
 def test_an_index_made_anew_has_the_same_row_of_what_is_pinned_and_gone(data: DataDir) -> None:
     assert llmdump(data, "pin", ONE).returncode == 0
     Follower(data).catch_up()
@@ -178,8 +190,16 @@ def test_an_index_made_anew_has_the_same_row_of_what_is_pinned_and_gone(data: Da
     db = apsw.Connection(str(data.index), flags=apsw.SQLITE_OPEN_READONLY)
     assert ledgers(db)["00" * 8].numbers == [(1, 7), (14, 17)]
     db.close()
+    done = llmdump(data, "rebuild", "--json")
+    assert (json.loads(done.stdout)["rows_carried"], row(data, ONE)) == (1, before)
     with running("api", data) as service:
-        assert Served(service, data).ask(f"/api/traces/{ONE}/response").body == BODY
+        api = Served(service, data)
+        assert api.ask(f"/api/traces/{ONE}/response").body == BODY
+        api.ask(f"/api/traces/{ONE}/pin", method="DELETE")
+        reply = api.ask(f"/api/traces/{ONE}/response")
+        assert (reply.status, reply.json["error"]) == (410, "gone")
+    assert llmdump(data, "rebuild").returncode == 0
+    assert row(data, ONE) == before | {"pinned": 0}
 
 
 def test_a_copy_makes_a_row_in_another_data_directory(data: DataDir, tmp_path: Path) -> None:
@@ -202,3 +222,35 @@ def test_damage_in_a_copy_is_told_by_verify(data: DataDir) -> None:
     found = json.loads(llmdump(data, "verify", "--json").stdout)
     assert (found["pinned"], [one["file"] for one in found["damaged"]]) == (1, [f"pinned/{ONE}.cbor"])
     assert found["missing"] == 0
+
+
+PART = os.urandom(1_000_000)
+
+
+def in_the_middle_of_a_body(api: Served, segments: int, what: Callable[[], None]) -> bytes:
+    """The body of an exchange of 40 MB in so many segments, when `what` is done as soon as it begins to come."""
+    instance, id_ = Instance("33" * 8), new_id(50)
+    records = list(exchange(instance, id_, response=(PART,) * 40, content_type="image/png"))
+    for number in range(segments):
+        share = len(records) // segments
+        end = len(records) if number == segments - 1 else (number + 1) * share
+        append(begin_segment(api.data, 3 + number), b"".join(records[number * share : end]))
+    Follower(api.data).catch_up()
+    request = urllib.request.Request(f"{api.url}/api/traces/{id_}/response", headers={"Authorization": f"Bearer {api.token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        begin = answer.read(1000)
+        what()
+        return bytes(begin + answer.read())
+
+
+def test_a_body_is_read_to_its_end_although_its_segment_is_deleted_meanwhile(api: Served) -> None:
+    gone = api.data.segments / "w0-00000003.cbor"
+    assert in_the_middle_of_a_body(api, 1, gone.unlink) == PART * 40
+    assert api.ask(f"/api/traces/{new_id(50)}/response").status == 410
+
+
+def test_a_body_that_goes_on_in_a_deleted_segment_is_cut_off_and_not_taken_for_whole(api: Served) -> None:
+    gone = api.data.segments / "w0-00000004.cbor"
+    with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+        in_the_middle_of_a_body(api, 2, gone.unlink)
+    assert api.ask(f"/api/traces/{new_id(50)}/response").status == 410
