@@ -40,7 +40,7 @@ MEASURE_LAG_EVERY_S: Final = 1.0
 LOOK_FOR_DEAD_EVERY_S: Final = 1.0
 EXPIRE_EVERY_S: Final = 1.0
 EXPIRED_AT_ONCE: Final = 500
-"""Rows deleted in one transaction, some 10 ms."""
+"""Rows deleted in one transaction, some 20 ms."""
 LOST_AFTER_S: Final = 5.0
 """How long a proxy is dead before its open exchanges are lost: longer than a writer in health takes to store anything."""
 
