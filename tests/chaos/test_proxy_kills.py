@@ -8,6 +8,7 @@ Some of the kills hit it while there is no writer and it spills. What is guarded
 """
 
 import contextlib
+import itertools
 import random
 import re
 import time
@@ -49,8 +50,8 @@ class Killed(NamedTuple):
     had_writer: bool
     acknowledged: int
     """Records, just before."""
-    spilled: list[int]
-    """Numbers in its spill files."""
+    spilled: dict[str, list[int]]
+    """Numbers in the spill files, its own and those of earlier ones that it had not sent yet."""
 
 
 def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
@@ -86,7 +87,7 @@ def kill_proxy(pipe: Pipeline, load: Load, rng: random.Random, *, has_writer: bo
     acknowledged = own_metric(card, "llmdump_records_acknowledged_total")
     at = time.monotonic()
     pipe.kill("proxy")
-    spilled = [] if has_writer else numbers_in_spill(pipe.data)
+    spilled = numbers_in_spill(pipe.data)
     pipe.start("proxy", wait=False)
     eventually(lambda: runs(pipe, "proxy"), 30, "the next proxy serves")
     return Killed(card.instance, at, time.monotonic(), has_writer, acknowledged, spilled)
@@ -110,13 +111,14 @@ def own_metric(card: presence.Card, name: str) -> int:
     return int(sum(map(float, found)))
 
 
-def numbers_in_spill(data: DataDir) -> list[int]:
-    """Of the one dead instance that left any."""
-    found: list[int] = []
+def numbers_in_spill(data: DataDir) -> dict[str, list[int]]:
+    """Of each dead instance that left any. No proxy may be running."""
+    found: dict[str, list[int]] = {}
     for spill in orphans(data.spill, Room(1 << 40, 0)):
         with contextlib.closing(spill):
             frames = [(one, frame) for one in spill.found() for frame in one.frames]
-            found += [number for one, frame in frames for number in spill.read(one.lane, one.endpoint, frame).numbers]
+            numbers_of = (spill.read(one.lane, one.endpoint, frame).numbers for one, frame in frames)
+            found[spill.instance] = [*itertools.chain.from_iterable(numbers_of)]
     return found
 
 
@@ -135,12 +137,13 @@ def check_instances(stored: Stored, killed: list[Killed], data: DataDir) -> None
         there = stored.numbers.get(dead.instance, [])
         assert len(set(there)) == len(there), f"{dead.instance}: stored twice"
         assert len(there) >= dead.acknowledged
-        assert set(dead.spilled) <= set(there)
+        for instance, spilled in dead.spilled.items():
+            assert set(spilled) <= set(stored.numbers.get(instance, [])), f"{instance} spilled them, and they are not stored"
         if there:
             one = told.pop(dead.instance)
             assert (one["state"], one["unknown_after"], one["in_files"]) == ("died", max(there), len(there))
             assert numbers((gone["first"], gone["last"]) for gone in one["missing"]) == stored.missing(dead.instance)
-            assert dead.spilled or not stored.missing(dead.instance), "a hole, and it had a writer all the time"
+            assert not dead.had_writer or not stored.missing(dead.instance), "a hole, and it had a writer all the time"
     (last,) = told.values()
     assert (last["state"], last["missing"], last["unknown_after"]) == ("ended", [], None)
 
