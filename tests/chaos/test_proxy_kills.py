@@ -73,7 +73,7 @@ def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
     outcomes = check_exchanges(stored, load.seen, killed)
     check_rebuilt(pipe.data)
     told = {
-        "spilled": sum(len(one.spilled) for one in killed),
+        "spilled": sum(len(one.spilled.get(one.instance, [])) for one in killed),
         "missing": sum(len(stored.missing(one)) for one in stored.numbers),
     }
     took_s = round(time.monotonic() - began)
