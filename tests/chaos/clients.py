@@ -20,7 +20,7 @@ from typing import Any, Final
 from tests.e2e.pipeline import eventually
 
 WORKERS: Final = 6
-THINK_S_MAX: Final = 0.04
+THINK_S_MAX: Final = 0.08
 UPLOAD_BYTES_MAX: Final = 200_000
 """Most are far smaller: the cube of what is drawn."""
 ANSWER_WITHIN_S: Final = 30.0

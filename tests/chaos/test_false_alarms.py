@@ -23,11 +23,11 @@ from tests.chaos.test_without_writer import proxy_card
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = [pytest.mark.only_long, pytest.mark.timeout(3600)]
-RECORDS: Final = 60_000
+RECORDS: Final = 1_000_000
 STREAMS: Final = 100
 CHUNKS: Final = 1000
 CHUNK_BYTES: Final = 40
-SPOILT: Final = 50
+SPOILT: Final = 500
 """Of each way."""
 SEQ: Final = range(record.SEQ_AT, record.SEQ_AT + 8)
 """A record's place in the file, which the writer fills in, has no checksum; nothing that was captured is there."""

@@ -8,6 +8,7 @@ Some of the kills hit it while there is no writer and it spills. What is guarded
 """
 
 import contextlib
+import itertools
 import random
 import re
 import time
@@ -32,10 +33,11 @@ pytestmark = [pytest.mark.xdist_group("chaos-proxy"), pytest.mark.timeout(1800)]
 KILLS: Final = 50
 WITHOUT_WRITER: Final = 0.3
 """So many of the kills hit a proxy that has no writer."""
-DURABLE_WITHIN_S: Final = 1.0
-"""An exchange is durable long before: 50 ms until the flush here, and the flush."""
 MEMORY_BYTES: Final = 1024 * 1024
 NOTICED_WITHIN_S: Final = 0.5
+RUNS_FOR_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.03
+SPILLS_WITHIN_S: Final = 60.0
 
 
 class Killed(NamedTuple):
@@ -46,11 +48,12 @@ class Killed(NamedTuple):
     """When it was killed, on the monotonic clock."""
     back_at: float
     """When the next one served."""
-    had_writer: bool
     acknowledged: int
     """Records, just before."""
-    spilled: list[int]
-    """Numbers in its spill files."""
+    durable_at: float
+    """Everything it had made by then was acknowledged when it was killed."""
+    spilled: dict[str, list[int]]
+    """Numbers in the spill files, its own and those of earlier ones that it had not sent yet."""
 
 
 def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
@@ -62,7 +65,7 @@ def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
         with Load(pipe.proxy, rng.getrandbits(32), cuts=True) as load:
             for with_writer in plan:
                 load.wait_for_more(10)
-                killed.append(kill_proxy(pipe, load, rng) if with_writer else kill_proxy_without_writer(pipe, load, rng))
+                killed.append(kill_proxy(pipe, rng, with_writer=with_writer))
             load.wait_for_more(10)
         settle(pipe)
         eventually(lambda: not [*pipe.data.spill.glob("*.spill")], 20, "all that was spilled is sent")
@@ -72,33 +75,43 @@ def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
     outcomes = check_exchanges(stored, load.seen, killed)
     check_rebuilt(pipe.data)
     told = {
-        "spilled": sum(len(one.spilled) for one in killed),
+        "spilled": sum(len(one.spilled.get(one.instance, [])) for one in killed),
         "missing": sum(len(stored.missing(one)) for one in stored.numbers),
     }
     took_s = round(time.monotonic() - began)
     tell(kills=len(killed), exchanges=len(load.seen), records=stored.records, **told, **outcomes, took_s=took_s)
 
 
-def kill_proxy(pipe: Pipeline, load: Load, rng: random.Random, *, has_writer: bool = True) -> Killed:
-    """Kill the proxy and start the next, and wait until it serves."""
-    wait(rng.uniform(0, 0.5))
+def kill_proxy(pipe: Pipeline, rng: random.Random, *, with_writer: bool) -> Killed:
+    """Kill the proxy and start the next, and wait until it serves.
+
+    Without a writer: that is killed before, the spill file is in use, and a writer comes back after the next proxy.
+    """
     (card,) = [card for card in presence.living(pipe.data.run, "proxy") if card.state == "running"]
+    made = [(0.0, 0), *watch_for(rng.uniform(0, RUNS_FOR_S), card)]
+    if not with_writer:
+        pipe.kill("writer")
+        eventually(lambda: own_metric(card, "llmdump_records_spilled_total"), SPILLS_WITHIN_S, "the proxy spills")
+        wait(rng.uniform(0, RUNS_FOR_S))
     acknowledged = own_metric(card, "llmdump_records_acknowledged_total")
     at = time.monotonic()
     pipe.kill("proxy")
-    spilled = [] if has_writer else numbers_in_spill(pipe.data)
+    spilled = numbers_in_spill(pipe.data)
     pipe.start("proxy", wait=False)
     eventually(lambda: runs(pipe, "proxy"), 30, "the next proxy serves")
-    return Killed(card.instance, at, time.monotonic(), has_writer, acknowledged, spilled)
+    durable_at = max(when for when, count in made if count <= acknowledged)
+    killed = Killed(card.instance, at, time.monotonic(), acknowledged, durable_at, spilled)
+    if not with_writer:
+        pipe.start("writer")
+    return killed
 
 
-def kill_proxy_without_writer(pipe: Pipeline, load: Load, rng: random.Random) -> Killed:
-    """The same, while there is no writer and the spill file is in use; the writer comes back after the next proxy."""
-    pipe.kill("writer")
-    (card,) = [card for card in presence.living(pipe.data.run, "proxy") if card.state == "running"]
-    eventually(lambda: own_metric(card, "llmdump_records_spilled_total"), 30, "the proxy spills")
-    found = kill_proxy(pipe, load, rng, has_writer=False)
-    pipe.start("writer")
+def watch_for(seconds: float, card: presence.Card) -> list[tuple[float, int]]:
+    """How many records a proxy had made at which moments, within so long."""
+    found, until = [], time.monotonic() + seconds
+    while (now := time.monotonic()) < until:
+        found.append((now, own_metric(card, "llmdump_records_made_total")))
+        wait(LOOK_EVERY_S)
     return found
 
 
@@ -110,13 +123,14 @@ def own_metric(card: presence.Card, name: str) -> int:
     return int(sum(map(float, found)))
 
 
-def numbers_in_spill(data: DataDir) -> list[int]:
-    """Of the one dead instance that left any."""
-    found: list[int] = []
+def numbers_in_spill(data: DataDir) -> dict[str, list[int]]:
+    """Of each dead instance that left any. No proxy may be running."""
+    found: dict[str, list[int]] = {}
     for spill in orphans(data.spill, Room(1 << 40, 0)):
         with contextlib.closing(spill):
             frames = [(one, frame) for one in spill.found() for frame in one.frames]
-            found += [number for one, frame in frames for number in spill.read(one.lane, one.endpoint, frame).numbers]
+            numbers_of = (spill.read(one.lane, one.endpoint, frame).numbers for one, frame in frames)
+            found[spill.instance] = [*itertools.chain.from_iterable(numbers_of)]
     return found
 
 
@@ -135,19 +149,21 @@ def check_instances(stored: Stored, killed: list[Killed], data: DataDir) -> None
         there = stored.numbers.get(dead.instance, [])
         assert len(set(there)) == len(there), f"{dead.instance}: stored twice"
         assert len(there) >= dead.acknowledged
-        assert set(dead.spilled) <= set(there)
+        for instance, spilled in dead.spilled.items():
+            assert set(spilled) <= set(stored.numbers.get(instance, [])), f"{instance} spilled them, and they are not stored"
         if there:
             one = told.pop(dead.instance)
             assert (one["state"], one["unknown_after"], one["in_files"]) == ("died", max(there), len(there))
             assert numbers((gone["first"], gone["last"]) for gone in one["missing"]) == stored.missing(dead.instance)
-            assert dead.spilled or not stored.missing(dead.instance), "a hole, and it had a writer all the time"
+            told_of = numbers((first, last) for first, last, _ in stored.told.get(dead.instance, []))
+            assert dead.instance in dead.spilled or stored.missing(dead.instance) == told_of, "a hole, and nothing was spilled"
     (last,) = told.values()
     assert (last["state"], last["missing"], last["unknown_after"]) == ("ended", [], None)
 
 
 def check_exchanges(stored: Stored, seen: list[Seen], killed: list[Killed]) -> dict[str, int]:
     """Each exchange is stored once at most: whole, or as far as it is, equal to what its client saw."""
-    found, outcomes = stored.by_request(), {"whole": 0, "stored_in_part": 0, "not_stored": 0}
+    found, outcomes = stored.by_request(), {"whole": 0, "stored_in_part": 0, "not_stored": 0, "acknowledged": 0}
     for one in seen:
         exchanges = found.pop(one.head, [])
         assert len(exchanges) <= 1, f"{one.id} is stored {len(exchanges)} times"
@@ -161,16 +177,17 @@ def check_exchanges(stored: Stored, seen: list[Seen], killed: list[Killed]) -> d
         else:
             outcomes["not_stored"] += one.answer.head_end > 0
         if one.answer.whole and is_safe(one, killed):
-            assert exchanges, f"{one.id} was over {DURABLE_WITHIN_S} s before any kill, and is not stored"
+            assert exchanges, f"all of {one.id} was acknowledged, and it is not stored"
+            outcomes["acknowledged"] += 1
             check_whole(one, exchanges[0])
     assert not found, "stored, and nobody asked for it"
     return outcomes
 
 
 def is_safe(one: Seen, killed: list[Killed]) -> bool:
-    """Whether it was over so long before the next kill that it must be stored, or that kill took no unsent memory."""
+    """Whether all of it was acknowledged before the next kill, if there was one."""
     following = next((dead for dead in killed if dead.at >= one.ended_at), None)
-    return following is None or (following.had_writer and one.ended_at < following.at - DURABLE_WITHIN_S)
+    return following is None or one.ended_at < following.durable_at
 
 
 def check_cut(one: Seen, exchange: Exchange) -> None:

@@ -44,3 +44,12 @@ def test_architecture_is_one_page_and_names_the_packages() -> None:
 
 def test_version_has_a_place_in_the_changelog() -> None:
     assert re.search(r"^## (Unreleased|\[?\d)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_reliability_names_tests_that_are_there_and_make_targets_that_exist() -> None:
+    page = (ROOT / "docs" / "RELIABILITY.md").read_text()
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", page))
+    assert {f"tests/chaos/{path.name}" for path in (ROOT / "tests" / "chaos").glob("test_*.py")} <= named
+    assert all((ROOT / name).exists() for name in named)
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake (\w+)", page)) <= set(targets)
