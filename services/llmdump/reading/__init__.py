@@ -1,1 +1,1 @@
-"""From recorded bytes to what an exchange said: framing, dialects, figures. Pure: no I/O, and never an exception for what strangers wrote."""
+"""From recorded bytes to what an exchange said: framing, dialects, figures. Pure, and what strangers wrote never raises."""
