@@ -54,7 +54,7 @@ def read_form(pieces: list[bytes]) -> Any:
 
 def read_websocket(pieces: list[bytes]) -> Any:
     """The messages of one direction, with compression."""
-    direction = WebSocketDirection(EVENT_BYTES_MAX, inflates=True, keeps_context=True)
+    direction = WebSocketDirection(EVENT_BYTES_MAX, inflates=True)
     events = [event for piece in pieces for event in direction.feed(piece, 1)]
     direction.finish()
     return events, direction.problem, direction.close_code

@@ -91,6 +91,12 @@ def test_a_message_beyond_the_limit_is_cut_and_the_next_one_is_whole(size: int, 
     assert problem == "limit"
 
 
+def test_what_is_beyond_the_limit_is_not_taken_for_a_message() -> None:
+    stream = message(b"x" * 200 + message(b"hidden") + b"x" * 200) + message(b"next")
+    events, _ = outcome(EventStream(90), stream, [150])
+    assert [data for data, _, _ in events[1:]] == [b"next"]
+
+
 def test_endless_garbage_is_not_searched_for_ever() -> None:
     stream, begun = EventStream(1000), time.monotonic()
     garbage = random.Random(1).randbytes(100_000)

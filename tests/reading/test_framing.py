@@ -183,6 +183,23 @@ def test_any_number_of_tiny_events_takes_linear_time_and_little_memory() -> None
     assert seconds(400_000) < 30 * seconds(40_000) + 1
 
 
+@pytest.mark.parametrize(("content_type", "start"), [
+    ("text/event-stream", b"data: "), ("text/event-stream", b"data: 1\n: "), ("application/x-ndjson", b"1\n"),
+    ("application/json", b'["'), ("application/json", b'{"a":"'),
+    ("application/vnd.amazon.eventstream", message(b"x" * 10**7)[:20]),
+])  # fmt: skip
+def test_an_event_that_never_ends_is_held_up_to_its_limit(content_type: str, start: bytes) -> None:
+    body = Body(content_type, event_bytes_max=100_000, body_bytes_max=100_000)
+    piece = b"x" * 10_000
+    body.feed(start, 1)
+    tracemalloc.start()
+    for _ in range(300):
+        body.feed(bytes(bytearray(piece)), 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 600_000
+
+
 LONG = b"x" * 500_000
 
 

@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from llmdump import record
 from llmdump.reading.exchange import Event
 from llmdump.reading.framing import WebSocket
-from llmdump.reading.websocket import WebSocketDirection, deflate_parameters
+from llmdump.reading.websocket import WebSocketDirection, is_deflate_agreed
 from tests.reading.pieces import CUTS, each_byte, pieces
 
 MESSAGES = st.lists(
@@ -50,7 +50,7 @@ def kinds(messages: list[tuple[Opcode, bytes, int]]) -> list[tuple[bytes, str]]:
 
 @given(MESSAGES, st.booleans(), CUTS)
 def test_fragments_and_pings_in_any_pieces(messages: list[tuple[Opcode, bytes, int]], mask: bool, cuts: list[int]) -> None:
-    direction = WebSocketDirection(1000, inflates=False, keeps_context=True)
+    direction = WebSocketDirection(1000, inflates=False)
     assert read(direction, framed(messages, mask=mask), cuts) == kinds(messages)
     assert direction.problem == ""
 
@@ -65,27 +65,27 @@ def test_compressed_messages(messages: list[tuple[Opcode, bytes, int]], forgets:
     )
     # Twice the same, so that a window that is kept is used.
     wire = framed(messages * 2, mask=True, deflate=deflate)
-    direction = WebSocketDirection(1000, inflates=True, keeps_context=not forgets)
+    direction = WebSocketDirection(1000, inflates=True)
     assert read(direction, wire, cuts) == kinds(messages * 2)
     assert direction.problem == ""
 
 
 @pytest.mark.parametrize("size", [125, 126, 65535, 65536, 200_000])
 def test_each_form_of_length(size: int) -> None:
-    direction = WebSocketDirection(1_000_000, inflates=False, keeps_context=True)
+    direction = WebSocketDirection(1_000_000, inflates=False)
     assert read(direction, framed([(Opcode.BINARY, b"x" * size, 1)], mask=True), [3, 7, 5000]) == [(b"x" * size, "binary")]
 
 
 def test_a_message_is_dated_by_its_last_byte() -> None:
     wire = Frame(Opcode.TEXT, b"hello").serialize(mask=False)
-    direction = WebSocketDirection(1000, inflates=False, keeps_context=True)
+    direction = WebSocketDirection(1000, inflates=False)
     assert direction.feed(wire[:-1], 1) == []
     assert direction.feed(wire[-1:], 2) == [Event(b"hello", "", 2)]
 
 
 def test_the_close_code_is_kept() -> None:
     for payload, code in ((b"\x03\xe8bye", 1000), (b"", 1005), (b"\x03\xf1", 1009)):
-        direction = WebSocketDirection(1000, inflates=False, keeps_context=True)
+        direction = WebSocketDirection(1000, inflates=False)
         assert read(direction, Frame(Opcode.CLOSE, payload).serialize(mask=True), each_byte(b"x" * 12)) == []
         assert (direction.close_code, direction.problem) == (code, "")
 
@@ -94,7 +94,7 @@ def test_the_close_code_is_kept() -> None:
 def test_a_message_beyond_the_limit_is_cut_and_flagged(size: int, compressed: bool, cuts: list[int]) -> None:
     deflate = PerMessageDeflate(False, False, 15, 15) if compressed else None
     wire = framed([(Opcode.TEXT, b"x" * size, 2)], mask=True, deflate=deflate)
-    direction = WebSocketDirection(20, inflates=compressed, keeps_context=True)
+    direction = WebSocketDirection(20, inflates=compressed)
     assert read(direction, wire, cuts) == [(b"x" * min(size, 20), "text")]
     assert direction.problem == ("limit" if size > 20 else "")
 
@@ -103,7 +103,7 @@ def test_a_bomb_is_not_inflated() -> None:
     compressor = zlib.compressobj(wbits=-15)
     bomb = (compressor.compress(bytes(200_000_000)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
     wire = flagged(0x40, Frame(Opcode.TEXT, bomb))
-    direction = WebSocketDirection(1000, inflates=True, keeps_context=True)
+    direction = WebSocketDirection(1000, inflates=True)
     assert read(direction, wire, [1000, 50_000]) == [(bytes(1000), "text")]
     assert direction.problem == "limit"
     assert direction.feed(framed([(Opcode.TEXT, b"more", 1)], mask=True), 1) == []
@@ -133,36 +133,44 @@ def test_a_bomb_is_not_inflated() -> None:
 )
 @pytest.mark.parametrize("cuts", [[], [1], [3]])
 def test_broken_rules_end_the_reading(wire: bytes, cuts: list[int]) -> None:
-    direction = WebSocketDirection(1000, inflates=False, keeps_context=True)
+    direction = WebSocketDirection(1000, inflates=False)
     assert read(direction, framed([(Opcode.TEXT, b"first", 1)], mask=True) + wire, cuts) == [(b"first", "text")]
     assert direction.problem == "damaged"
     assert direction.feed(framed([(Opcode.TEXT, b"later", 1)], mask=True), 1) == []
 
 
 def test_damaged_compression_ends_the_reading() -> None:
-    direction = WebSocketDirection(1000, inflates=True, keeps_context=True)
+    direction = WebSocketDirection(1000, inflates=True)
     assert read(direction, flagged(0x40, Frame(Opcode.TEXT, b"\xff\xff\xff")), []) == []
     assert direction.problem == "damaged"
 
 
 @pytest.mark.parametrize("keep", [1, 3, 8, 10])
 def test_a_cut_message_is_told(keep: int) -> None:
-    direction = WebSocketDirection(1000, inflates=False, keeps_context=True)
+    direction = WebSocketDirection(1000, inflates=False)
     assert read(direction, Frame(Opcode.TEXT, b"hello").serialize(mask=True)[:keep], []) == []
     assert direction.problem == "cut"
 
 
 @given(st.binary(max_size=200), st.booleans(), CUTS)
 def test_any_bytes_in_any_pieces_are_the_same(wire: bytes, inflates: bool, cuts: list[int]) -> None:
-    whole, cut = (WebSocketDirection(50, inflates=inflates, keeps_context=True) for _ in range(2))
+    whole, cut = (WebSocketDirection(50, inflates=inflates) for _ in range(2))
     assert read(whole, wire, []) == read(cut, wire, cuts)
     assert (whole.problem, whole.close_code) == (cut.problem, cut.close_code)
 
 
-def test_parameters_are_those_of_permessage_deflate() -> None:
-    assert deflate_parameters([]) is None
-    extensions = ["x-other; a=1", 'Permessage-Deflate; server_max_window_bits="10"; client_no_context_takeover']
-    assert deflate_parameters(extensions) == {"server_max_window_bits": "10", "client_no_context_takeover": ""}
+def test_compression_is_what_the_answer_agrees_to() -> None:
+    assert not is_deflate_agreed([])
+    assert not is_deflate_agreed(["x-permessage-deflate; a=1"])
+    assert is_deflate_agreed(["x-other; a=1", 'Permessage-Deflate; server_max_window_bits="10"'])
+
+
+def test_a_message_may_end_with_a_final_block() -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    final = compressor.compress(b"hello") + compressor.flush()
+    direction = WebSocketDirection(1000, inflates=True)
+    assert read(direction, flagged(0x40, Frame(Opcode.TEXT, final + b"\0")) * 2, [7]) == [(b"hello", "text")] * 2
+    assert direction.problem == ""
 
 
 def test_each_direction_has_its_own_window() -> None:

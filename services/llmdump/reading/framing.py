@@ -160,14 +160,10 @@ class WebSocket:
     def __init__(self, response_fields: Sequence[tuple[str, str]], event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         """`response_fields` of the 101: they say which compression was agreed on."""
         extensions = [value for name, value in response_fields if name.lower() == "sec-websocket-extensions"]
-        deflate = websocket.deflate_parameters(extensions)
+        inflates = websocket.is_deflate_agreed(extensions)
         self._directions = {
-            direction: websocket.WebSocketDirection(
-                event_bytes_max,
-                inflates=deflate is not None,
-                keeps_context=f"{side}_no_context_takeover" not in (deflate or {}),
-            )
-            for direction, side in ((record.CLIENT_TO_PROXY, "client"), (record.BACKEND_TO_PROXY, "server"))
+            direction: websocket.WebSocketDirection(event_bytes_max, inflates=inflates)
+            for direction in (record.CLIENT_TO_PROXY, record.BACKEND_TO_PROXY)
         }
 
     @property

@@ -28,11 +28,10 @@ _TAIL: Final = b"\x00\x00\xff\xff"
 class WebSocketDirection:
     """The messages that one side sends."""
 
-    def __init__(self, event_bytes_max: int, *, inflates: bool, keeps_context: bool) -> None:
-        """`inflates`: permessage-deflate was agreed on; `keeps_context`: its window goes on from message to message."""
+    def __init__(self, event_bytes_max: int, *, inflates: bool) -> None:
+        """`inflates`: permessage-deflate was agreed on."""
         self._event_bytes_max = event_bytes_max
         self._inflates = inflates
-        self._keeps_context = keeps_context
         self._inflater: Any = None
         self._head = bytearray()
         self._frame: _Frame | None = None
@@ -113,7 +112,7 @@ class WebSocketDirection:
     def _end_message(self, at_us: int, events: list[Event]) -> None:
         if self._is_compressed:
             self._inflate(_TAIL)
-            if not self._keeps_context:
+            if self._inflater.eof:  # a sender may end each message with a final block (RFC 7692 section 7.2.3.4)
                 self._inflater = None
         if not self._is_lost:
             events.append(Event(bytes(self._message), "", at_us, "text" if self._opcode == _TEXT else "binary"))
@@ -123,7 +122,8 @@ class WebSocketDirection:
         self._is_lost = self._is_lost or self._is_bomb
 
     def _inflate(self, data: bytes) -> None:
-        # The largest window reads all smaller ones, so the negotiated window bits need not be known.
+        # The largest window reads all smaller ones, and a window that the sender forgets does no harm: so of what was
+        # negotiated nothing more than the fact need be known.
         self._inflater = self._inflater or zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             while data and not self._is_bomb:
@@ -177,11 +177,7 @@ def _missing_head_bytes(head: bytearray) -> int:
     return size - len(head)
 
 
-def deflate_parameters(extensions: Sequence[str]) -> dict[str, str] | None:
-    """The parameters of permessage-deflate in the response's Sec-WebSocket-Extensions fields; None: not agreed on."""
-    for extension in ",".join(extensions).split(","):
-        name, *parameters = (part.strip().lower() for part in extension.split(";"))
-        if name == "permessage-deflate":
-            pairs = (parameter.partition("=") for parameter in parameters)
-            return {key.strip(): value.strip().strip('"') for key, _, value in pairs}
-    return None
+def is_deflate_agreed(extensions: Sequence[str]) -> bool:
+    """Whether the response's Sec-WebSocket-Extensions fields name permessage-deflate."""
+    names = (extension.partition(";")[0].strip().lower() for extension in ",".join(extensions).split(","))
+    return "permessage-deflate" in names
