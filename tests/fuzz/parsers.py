@@ -13,11 +13,15 @@ import atheris
 
 with atheris.instrument_imports(include=["llmdump"]):
     from llmdump.content_coding import Decoder
+    from llmdump.reading.canonical import decode
     from llmdump.reading.eventstream import EventStream
     from llmdump.reading.framing import Body
+    from llmdump.reading.hints import hints_of
     from llmdump.reading.json_pieces import JsonPieces
     from llmdump.reading.multipart import Form
     from llmdump.reading.ndjson import Ndjson
+    from llmdump.reading.project import project_of
+    from llmdump.reading.sessions import conversation
     from llmdump.reading.sse import Sse
     from llmdump.reading.websocket import WebSocketDirection
 
@@ -69,6 +73,13 @@ def read_coded(pieces: list[bytes]) -> Any:
     return (decoded[:10_000], decoder.problem) if decoder.problem != "limit" else "limit"
 
 
+def read_request(pieces: list[bytes]) -> Any:
+    """What is made of a request's JSON body: hints, project, history."""
+    document = decode(b"".join(pieces))
+    asked = conversation(None, document, hints_of([], document))
+    return asked.keys, asked.candidates, project_of(document)
+
+
 PARSERS: Final[dict[str, Callable[[list[bytes]], Any]]] = {
     "sse": of_events(lambda: Sse(EVENT_BYTES_MAX)),
     "ndjson": of_events(lambda: Ndjson(EVENT_BYTES_MAX)),
@@ -77,6 +88,7 @@ PARSERS: Final[dict[str, Callable[[list[bytes]], Any]]] = {
     "multipart": read_form,
     "websocket": read_websocket,
     "content_coding": read_coded,
+    "request": read_request,
     **{
         f"body-{at}": of_events(lambda label=label: Body(label, event_bytes_max=EVENT_BYTES_MAX))
         for at, label in enumerate(LABELS)
