@@ -6,10 +6,11 @@ Everything has a bound, whatever the events say: texts are held up to a limit, c
 from typing import Any, Final
 
 from llmdump.reading.failures import Failure
+from llmdump.reading.speed import Speed
 from llmdump.reading.text import Text
 from llmdump.reading.times import Times
 from llmdump.reading.typed import encoded, text
-from llmdump.reading.usage import Speed, Usage
+from llmdump.reading.usage import Usage
 
 CALLS_MAX: Final = 1024
 """Tool calls of one answer that are kept."""

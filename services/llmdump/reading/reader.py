@@ -15,10 +15,10 @@ from typing import Any, Final
 from llmdump.reading import detect, failures
 from llmdump.reading.answer import Answer
 from llmdump.reading.asked import asked
-from llmdump.reading.dialects import anthropic, bedrock, chat, cohere, gemini, llama, ollama, openai, responses
+from llmdump.reading.dialects import anthropic, bedrock, chat, chunk, cohere, gemini, llama, ollama, openai, responses
 from llmdump.reading.exchange import Event, Reading, Request
+from llmdump.reading.normal import normalised
 from llmdump.reading.typed import BROKEN, at, count, decoded, text
-from llmdump.reading.usage import normalised
 
 Dialect = Callable[[Answer, dict[str, Any], str], None]
 
@@ -92,6 +92,7 @@ class Reader:
         self._dialect = DIALECTS.get(self.api or "")
         # A route that others have too is believed only until an answer says otherwise.
         self._unsure = self.api is None or (self.api.startswith("cohere.chat") and self._provider != "cohere")
+        self._short = self.api == "openai.chat" and (status is None or status < 400)
         self._failed = status is not None and status >= 400
         self._answer = Answer()
         self._events = 0
@@ -102,6 +103,8 @@ class Reader:
         """Takes the next event of the answer."""
         self._events += 1
         data = event.data
+        if self._short and chunk.take(self._answer, data, event.at_us):
+            return
         if data[:6] == b"[DONE]":
             self._answer.done = self._answer.done or self.api in ENDS_WITH_DONE
             return
@@ -120,7 +123,7 @@ class Reader:
         if event.kind == "exception":
             self._except(document, event.name)
             return
-        if "error" in document or event.name == "error" or "type" in document:
+        if document.get("error") or event.name == "error" or "error" in (document.get("type"), document.get("object")):
             answer.failure = failures.in_answer(document, event.name) or answer.failure
         if self._failed:
             self._document = document
