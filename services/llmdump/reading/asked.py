@@ -22,6 +22,8 @@ _URL_MODEL: Final = (
     re.compile(r"/model/([^/]+)/[a-z-]+$"),
     re.compile(r"/deployments/([^/]+)/"),
 )
+# Realtime has no body.
+_QUERY_MODEL: Final = re.compile(r"[?&]model=([^&#]+)")
 
 
 class Asked(NamedTuple):
@@ -52,7 +54,7 @@ _TELLING: Final = ("messages", "message", "input", "prompt", "contents", "system
 
 def asked(request: Request, path: str) -> Asked:
     """What the request asks for; `path` is without query."""
-    named = _in_path(path)
+    named = _in_path(path) or _in_query(request.target)
     body = request.body
     if not body:
         return Asked(named)
@@ -74,3 +76,8 @@ def _in_path(path: str) -> str | None:
         if found := pattern.search(path):
             return unquote(found[1])[:MODEL_CHARS_MAX]
     return None
+
+
+def _in_query(target: str) -> str | None:
+    found = _QUERY_MODEL.search(target)
+    return unquote(found[1])[:MODEL_CHARS_MAX] if found else None

@@ -23,6 +23,8 @@ class Failure(NamedTuple):
     type: str | None = None
     code: str | None = None
     message: str | None = None
+    loose: bool = False
+    """Type and code are not those of an `error` object, but of a body that is one as a whole, or of a list."""
 
 
 def in_answer(document: Any, name: str = "") -> Failure | None:
@@ -32,9 +34,9 @@ def in_answer(document: Any, name: str = "") -> Failure | None:
     error = document.get("error")
     if error:
         return _from(error)
-    if document.get("type") == "error" or name == "error" or document.get("object") == "error":
+    if document.get("type") == "error" or name == "error":
         return _from(document)
-    return None
+    return _from(document)._replace(loose=True) if document.get("object") == "error" else None
 
 
 def of_status(status: int, document: Any) -> Failure:
@@ -48,7 +50,7 @@ def of_status(status: int, document: Any) -> Failure:
 def _from_body(document: dict[str, Any]) -> Failure:
     first = next(iter(objects(document.get("errors"))), None)
     if first is not None:
-        return _from(first)
+        return _from(first)._replace(loose=True)
     message = text(document.get("message")) or _detail(document.get("detail")) or text(document.get("msg"))
     return Failure(_short(_aws_name(document.get("__type"))), None, _cut(message))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llmdump.reading import detect, failures
-from llmdump.reading.answer import Answer
+from llmdump.reading.answer import NAME_CHARS_MAX, Answer
 from llmdump.reading.asked import asked
 from llmdump.reading.dialects import anthropic, bedrock, chat, chunk, cohere, gemini, llama, ollama, openai, responses
 from llmdump.reading.exchange import Event, Reading, Request
@@ -74,6 +74,12 @@ HELD_BACK: Final = frozenset(("gemini.interactions",))
 """`reading` has only the model of these; `normalised` has all."""
 UNSPOKEN: Final = HELD_BACK | frozenset(("openai.audio_text",))
 """The text of these was not generated as an answer, or is not told as such in `reading`."""
+GENERATING: Final = frozenset(
+    ("anthropic.complete", "anthropic.messages", "bedrock.converse", "bedrock.converse_stream", "cohere.chat_v1",
+     "cohere.chat_v2", "gemini.generate", "gemini.stream", "ollama.chat", "ollama.generate", "openai.chat",
+     "openai.completions", "openai.responses", "openai.responses_retrieve")
+)  # fmt: skip
+"""Where an answer without a text is one with an empty text."""
 NO_BODY: Final = frozenset((204, 205, 304))
 
 
@@ -97,6 +103,7 @@ class Reader:
         self._answer = Answer()
         self._events = 0
         self._broken = 0
+        self._spoke = False
         self._document: Any = None
 
     def event(self, event: Event) -> None:
@@ -132,6 +139,7 @@ class Reader:
             self._find(document, event.name)
         if self._dialect is not None:
             answer.generated = False
+            self._spoke = True
             self._dialect(answer, document, event.name)
             if answer.generated:
                 answer.times.token(event.at_us)
@@ -144,6 +152,14 @@ class Reader:
         self.api = detect.by_shape(document, name) or self.api
         # Whatever it is, there may be a usage in it.
         self._dialect = DIALECTS.get(self.api or "", openai.read)
+
+    def client_event(self, event: Event) -> None:
+        """Takes a message that the client sent after a change to WebSocket; it may name the model."""
+        document = decoded(event.data)
+        for holder in (document, at(document, "response"), at(document, "session")):
+            model = text(at(holder, "model"))
+            if model:
+                self._asked = self._asked._replace(model=model[:NAME_CHARS_MAX])
 
     def finish(self, complete: bool, framing: str = "", problem: str = "") -> Reading:
         """The reading. `complete`: the answer came to its end by the rules of HTTP; `problem` is the framing's."""
@@ -166,6 +182,8 @@ class Reader:
                 answer.usage.kept["input_tokens"] = tokens
         elif self.api in ("bedrock.invoke", "bedrock.invoke_stream") and not answer.usage.kept:
             answer.usage.take(_header_counts(self._fields))
+        if self._spoke and answer.text is None and answer.failure is None and self.api in GENERATING:
+            answer.say(None)
         if answer.failure is not None and answer.failure.message is None and answer.failure.type:
             answer.failure = answer.failure._replace(message=answer.failure.type)
 
@@ -191,8 +209,8 @@ class Reader:
             "event_count": self._events if stream else None,
             "stream_done": answer.done if stream else None,
             "is_error": failure is not None,
-            "error_type": failure and failure.type,
-            "error_code": failure and failure.code,
+            "error_type": failure.type if failure is not None and not failure.loose else None,
+            "error_code": failure.code if failure is not None and not failure.loose else None,
             "n_choices": None if answer.choices is None else len(answer.choices),
             "total_tokens": told.get("total_tokens"),
             "counted_tokens": answer.counted,

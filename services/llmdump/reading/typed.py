@@ -44,8 +44,15 @@ def encoded(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
-        # Lone surrogates and numbers beyond 64 bits.
+        return _encoded_leniently(value)
+
+
+def _encoded_leniently(value: Any) -> str:
+    """Lone surrogates, numbers beyond 64 bits, and what is nested deeply; nothing at all if it is too deep."""
+    try:
         return json.dumps(value, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return ""
 
 
 def count(value: Any) -> int | None:

@@ -23,7 +23,7 @@ def read(answer: Answer, document: dict[str, Any], _name: str) -> None:
         answer.say(document.get("content"))
     answer.named(document.get("model"), None)
     reason = document.get("stop_type")
-    if reason in REASONS:
+    if isinstance(reason, str) and reason in REASONS:
         answer.ended(reason, REASONS[reason])
     final = document.get("stop") is not False
     timings = mapping(document.get("timings")) or _unflattened(document)

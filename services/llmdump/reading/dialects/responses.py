@@ -37,7 +37,7 @@ def read(answer: Answer, document: dict[str, Any], name: str) -> None:
     elif kind in THOUGHT:
         answer.think(document.get("delta"))
     elif kind in ARGUED:
-        answer.call(document.get("output_index"), arguments=document.get("delta"))
+        answer.argue(_key(document.get("output_index")), document.get("delta"))
     elif kind in HEARD:
         answer.generated = True
     elif kind == "response.refusal.delta":
@@ -88,7 +88,7 @@ def _message(answer: Answer, item: dict[str, Any]) -> None:
 
 def _item(answer: Answer, item: dict[str, Any], index: Any, done: bool) -> None:
     """An item of the output: announced, and then told as a whole."""
-    key = index if isinstance(index, int | str) else None
+    key = _key(index)
     kind = text(item.get("type")) or ""
     if kind in CLIENT_CALLS:
         arguments = item.get("arguments", item.get("input"))
@@ -97,6 +97,10 @@ def _item(answer: Answer, item: dict[str, Any], index: Any, done: bool) -> None:
             answer.argued(key, arguments)
     elif done and kind.endswith("_call"):
         answer.built_in(kind)
+
+
+def _key(index: Any) -> int | None:
+    return index if isinstance(index, int) else None
 
 
 def _state(answer: Answer, document: dict[str, Any], kind: str) -> None:
