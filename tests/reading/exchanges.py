@@ -45,7 +45,9 @@ def ask(path: str, body: Any = None, host: str = "", method: str = "POST", provi
     return Request(method, path, host, provider, [], b"" if body is None else json.dumps(body).encode())
 
 
-def plain(path: str, answer: Any, status: int = 200, asked: Any = None, host: str = "", fields: Fields | None = None) -> Reading:
+def plain(
+    path: str, answer: Any, status: int = 200, asked: Any = None, host: str = "", fields: Fields | None = None
+) -> Reading:
     """The reading of a JSON answer."""
     named = [("Content-Type", "application/json"), *(fields or [])]
     return read(ask(path, asked, host), status, named, [json.dumps(answer).encode()])

@@ -9,8 +9,14 @@ from llmdump.reading.framing import Body
 from tests.reading.exchanges import VECTORS, coded, decoded, lines, read
 
 CASES = lines(VECTORS)
-STREAMS = [case for case in CASES if "event-stream" in case["content_type"].lower() and case.get("body") and not case["content_encoding"]]
-BODIES = [case for case in CASES if case["content_type"] == "application/json" and not case["content_encoding"] and case.get("body")]
+STREAMS = [
+    case
+    for case in CASES
+    if "event-stream" in case["content_type"].lower() and case.get("body") and not case["content_encoding"]
+]
+BODIES = [
+    case for case in CASES if case["content_type"] == "application/json" and not case["content_encoding"] and case.get("body")
+]
 CODINGS = ["gzip", "x-gzip", "deflate", "raw deflate", "br", "zstd", "gzip, br", "identity"]
 
 
