@@ -1,4 +1,4 @@
-"""The 133 cases of how tokens are told, through the framing: as they are, in pieces, with other line ends, under every coding."""
+"""The 133 cases of how tokens are told, through the framing: as they are, in pieces, with other line ends, coded."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ from llmdump.reading.failures import Failure
 from llmdump.reading.speed import Speed
 from llmdump.reading.text import Text
 from llmdump.reading.times import Times
-from llmdump.reading.typed import encoded, text
+from llmdump.reading.typed import clean, encoded, text
 from llmdump.reading.usage import Usage
 
 CALLS_MAX: Final = 1024
@@ -30,6 +30,10 @@ class Call:
         self.id: str | None = None
         self.name: str | None = None
         self.arguments: list[str] = []
+
+    def told(self) -> dict[str, str | None]:
+        """Name, id and arguments, these as they were sent: JSON, if the model kept to it."""
+        return {"name": self.name, "id": self.id, "arguments": clean("".join(self.arguments), ARGUMENTS_CHARS_MAX)}
 
 
 class Answer:
@@ -68,14 +72,14 @@ class Answer:
     def named(self, model: Any, identity: Any) -> None:
         """A model and an id, if these are any. Empty ones (Azure's first chunk) say nothing."""
         if isinstance(model, str) and model:
-            self.model = model[:NAME_CHARS_MAX]
+            self.model = clean(model, NAME_CHARS_MAX)
         if isinstance(identity, str) and identity and (self.id is None or self.renamed):
-            self.id = identity[:NAME_CHARS_MAX]
+            self.id = clean(identity, NAME_CHARS_MAX)
 
     def ended(self, reason: Any, detail: Any = None) -> None:
         """Why it ended, if this is a reason; a number where enums were asked for as numbers."""
         if isinstance(reason, str) and reason:
-            self.finish, self.detail = reason[:NAME_CHARS_MAX], text(detail)
+            self.finish, self.detail = clean(reason, NAME_CHARS_MAX), clean(text(detail) or "", NAME_CHARS_MAX) or None
         elif isinstance(reason, int) and not isinstance(reason, bool) and 0 < reason < 1 << 31:
             self.finish = reason
 
@@ -116,9 +120,9 @@ class Answer:
             if len(self._open) > CALLS_MAX:
                 self._open = {key: call}
         if not call.name:
-            call.name = (text(name) or "")[:NAME_CHARS_MAX] or None
+            call.name = clean(text(name) or "", NAME_CHARS_MAX) or None
         if not call.id:
-            call.id = (text(identity) or "")[:NAME_CHARS_MAX] or None
+            call.id = clean(text(identity) or "", NAME_CHARS_MAX) or None
         self._argue(call, arguments)
 
     def called(self, name: Any, identity: Any = None, arguments: Any = None) -> None:
@@ -148,7 +152,7 @@ class Answer:
     def built_in(self, name: Any) -> None:
         """A call of a tool that the service runs itself."""
         if isinstance(name, str) and name and len(self.builtins) < CALLS_MAX:
-            self.builtins.append(name[:NAME_CHARS_MAX])
+            self.builtins.append(clean(name, NAME_CHARS_MAX))
 
     def _argue(self, call: Call, arguments: Any) -> None:
         if arguments is None or arguments == "":

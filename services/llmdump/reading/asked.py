@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import msgspec
 
 from llmdump.reading.exchange import Request
-from llmdump.reading.typed import text
+from llmdump.reading.typed import clean, text
 
 MODEL_CHARS_MAX: Final = 512
 # A form's field; forms of audio and images name the model in one.
@@ -68,7 +68,7 @@ def asked(request: Request, path: str) -> Asked:
         return Asked(found[1].decode("utf-8", "replace") if found else named)
     keys = frozenset(key for key in _TELLING if getattr(decoded, key) is not msgspec.UNSET)
     model = text(decoded.model)
-    return Asked(model[:MODEL_CHARS_MAX] if model else named, None, keys)
+    return Asked(clean(model, MODEL_CHARS_MAX) if model else named, None, keys)
 
 
 def _in_path(path: str) -> str | None:

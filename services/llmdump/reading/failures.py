@@ -11,7 +11,7 @@ Responses, a stream     {"type": "error", "code", "message"}
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from llmdump.reading.typed import at, mapping, objects, text
+from llmdump.reading.typed import at, clean, mapping, objects, text
 
 MESSAGE_CHARS_MAX: Final = 4096
 NAME_CHARS_MAX: Final = 256
@@ -51,7 +51,7 @@ def _from_body(document: dict[str, Any]) -> Failure:
     first = next(iter(objects(document.get("errors"))), None)
     if first is not None:
         return _from(first)._replace(loose=True)
-    message = text(document.get("message")) or _detail(document.get("detail")) or text(document.get("msg"))
+    message = text(document.get("message")) or text(document.get("Message")) or _detail(document.get("detail"))
     return Failure(_short(_aws_name(document.get("__type"))), None, _cut(message))
 
 
@@ -83,6 +83,12 @@ def _phrase(status: int) -> str:
         return str(status)
 
 
+def of_exception(name: str, document: dict[str, Any]) -> Failure:
+    """The failure in a message of an event stream that is an exception."""
+    message = text(document.get("message")) or text(document.get("originalMessage"))
+    return Failure(_short(name), None, _cut(message or name))
+
+
 def aws_type(fields: list[tuple[str, str]]) -> str | None:
     """The failure's type in the header of an AWS answer, without what follows the name (`Name:http://…`)."""
     return _short(_aws_name(next((value for name, value in fields if name.lower() == "x-amzn-errortype"), None)))
@@ -95,8 +101,8 @@ def _aws_name(value: Any) -> str | None:
 
 
 def _short(value: str | None) -> str | None:
-    return value[:NAME_CHARS_MAX] if value else None
+    return clean(value, NAME_CHARS_MAX) if value else None
 
 
 def _cut(value: str | None) -> str | None:
-    return value[:MESSAGE_CHARS_MAX] if value else None
+    return clean(value, MESSAGE_CHARS_MAX) if value else None

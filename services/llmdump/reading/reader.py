@@ -18,7 +18,7 @@ from llmdump.reading.asked import asked
 from llmdump.reading.dialects import anthropic, bedrock, chat, chunk, cohere, gemini, llama, ollama, openai, responses
 from llmdump.reading.exchange import Event, Reading, Request
 from llmdump.reading.normal import normalised
-from llmdump.reading.typed import BROKEN, at, count, decoded, text
+from llmdump.reading.typed import BROKEN, at, clean, count, decoded, text
 
 Dialect = Callable[[Answer, dict[str, Any], str], None]
 
@@ -128,7 +128,7 @@ class Reader:
     def _take(self, document: dict[str, Any], event: Event) -> None:
         answer = self._answer
         if event.kind == "exception":
-            self._except(document, event.name)
+            answer.failure = failures.of_exception(event.name, document)
             return
         if document.get("error") or event.name == "error" or "error" in (document.get("type"), document.get("object")):
             answer.failure = failures.in_answer(document, event.name) or answer.failure
@@ -144,9 +144,6 @@ class Reader:
             if answer.generated:
                 answer.times.token(event.at_us)
 
-    def _except(self, document: dict[str, Any], name: str) -> None:
-        self._answer.failure = failures.Failure(name or None, None, text(document.get("message")) or name or None)
-
     def _find(self, document: dict[str, Any], name: str) -> None:
         self._unsure = False
         self.api = detect.by_shape(document, name) or self.api
@@ -159,7 +156,7 @@ class Reader:
         for holder in (document, at(document, "response"), at(document, "session")):
             model = text(at(holder, "model"))
             if model:
-                self._asked = self._asked._replace(model=model[:NAME_CHARS_MAX])
+                self._asked = self._asked._replace(model=clean(model, NAME_CHARS_MAX))
 
     def finish(self, complete: bool, framing: str = "", problem: str = "") -> Reading:
         """The reading. `complete`: the answer came to its end by the rules of HTTP; `problem` is the framing's."""
@@ -169,7 +166,7 @@ class Reader:
         reading = self._reading(stream, framing)
         told = self._normalised(complete, stream, framing, problem)
         held = answer.text.held() if answer.text is not None else ""
-        return Reading(reading, told, answer.usage.raw, held, answer.reasoning.held())
+        return Reading(reading, told, answer.usage.raw_whole(), held, answer.reasoning.held())
 
     def _close(self) -> None:
         answer = self._answer
@@ -233,7 +230,7 @@ class Reader:
             "id": answer.id,
             "finish_reason": answer.detail or answer.finish,
             "tool_calls": sum(1 for call in answer.calls if call.name),
-            "calls": [{"name": call.name, "id": call.id, "arguments": "".join(call.arguments)} for call in answer.calls],
+            "calls": [call.told() for call in answer.calls],
             "complete": self._complete(complete, stream, framing, problem),
             "error": failure and failure.message,
             "error_type": failure and failure.type,

@@ -75,6 +75,12 @@ def text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def clean(value: str, chars_max: int) -> str:
+    """The text cut at the limit, and fit to be stored: lone surrogates are replaced."""
+    value = value[:chars_max]
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
 def mapping(value: Any) -> dict[str, Any]:
     """The value as an object; an empty one for anything else."""
     return value if isinstance(value, dict) else EMPTY

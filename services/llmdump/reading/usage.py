@@ -10,10 +10,15 @@ Counts are running totals wherever a stream repeats them: replaced, never added 
 
 from typing import Any, Final
 
+import orjson
+
 from llmdump.reading.typed import count, number
 
 RAW_KEYS_MAX: Final = 256
 """Keys of a usage object that are kept; real ones have up to 20."""
+
+RAW_BYTES_MAX: Final = 64 * 1024
+"""Of such an object in JSON; real ones have up to 2 KB."""
 
 Paths = tuple[tuple[str, ...], ...]
 
@@ -107,6 +112,13 @@ class Usage:
     def told(self) -> dict[str, int]:
         """What was reported; of several parts their sum."""
         return self.total() if self.parts else self.reported
+
+    def raw_whole(self) -> dict[str, Any] | None:
+        """The service's own usage object, if it can be written down again and is of a usual size."""
+        try:
+            return self.raw if self.raw is not None and len(orjson.dumps(self.raw)) <= RAW_BYTES_MAX else None
+        except orjson.JSONEncodeError:
+            return None
 
     def _keep_raw(self, usage: dict[str, Any]) -> None:
         kept = self.raw
