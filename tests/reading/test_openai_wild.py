@@ -285,3 +285,72 @@ def test_a_form_names_the_model() -> None:
     reading = read(request, 200, [("Content-Type", "application/json")], [b'{"text":"hi"}'])
     assert reading.normalised["model"] == "whisper-1"
     assert reading.reading["model"] is None
+
+
+def test_a_last_chunk_with_the_whole_message_and_an_empty_delta_says_nothing_twice() -> None:
+    last = chunk({}, "stop")
+    last["choices"][0]["message"] = {"role": "assistant", "content": "Hello"}
+    assert sse(CHAT, chunk({"content": "Hel"}), chunk({"content": "lo"}), last).text == "Hello"
+
+
+def test_what_a_service_asks_for_it_is_told() -> None:
+    for usage in ({"cost": 0.02}, {"cost": {"total_cost": 0.02}}, {"cost_in_usd_ticks": 200_000_000}):
+        assert chat({"content": "a"}, usage={"prompt_tokens": 1, **usage}).normalised["cost"] == 0.02
+
+
+ERRORS: list[tuple[int, dict[str, Any], str, str | None, str | None]] = [
+    (400, {"object": "error", "message": "no", "type": "invalid_model", "code": "1500"}, "no", "invalid_model", "1500"),
+    (422, {"object": "error", "message": {"detail": [{"loc": ["x"], "msg": "bad"}]}, "type": "t"}, "bad", "t", None),
+    (422, {"detail": [{"loc": ["body"], "msg": "a", "type": "missing"}, {"msg": "b"}]}, "a; b", None, None),
+    (400, {"success": False, "errors": [{"code": 7003, "message": "no route"}], "result": None}, "no route", None, "7003"),
+    (429, {"error": {"message": "quota", "status": "RESOURCE_EXHAUSTED", "code": 429}}, "quota", "RESOURCE_EXHAUSTED", "429"),
+    (500, {"error": "boom"}, "boom", None, None),
+    (500, {"error": {"error": "boom"}}, "boom", None, None),
+    (503, {"unheard": "of"}, "503 Service Unavailable", None, None),
+    (499, {}, "499", None, None),
+]
+
+
+def test_errors_in_all_their_shapes() -> None:
+    for status, body, message, kind, code in ERRORS:
+        told = plain(CHAT, body, status).normalised
+        assert (told["error"], told["error_type"], told["error_code"]) == (message, kind, code), body
+
+
+def test_a_body_that_is_an_error_as_a_whole_has_no_error_object_in_the_reading() -> None:
+    told = plain(CHAT, {"object": "error", "message": "no", "type": "invalid_model", "code": "1500"}, 400).reading
+    assert (told["is_error"], told["error_type"], told["error_code"]) == (True, None, None)
+
+
+def test_an_api_is_told_later_if_the_first_events_say_nothing() -> None:
+    assert sse("/x", {"hello": 1}, chunk({"content": "a"}), "[DONE]").text == "a"
+
+
+def test_counts_that_rise_in_every_chunk_are_the_last_ones() -> None:
+    rising = [chunk({"content": "a"}, usage={"prompt_tokens": 5, "completion_tokens": count}) for count in (1, 2, 3)]
+    assert sse(CHAT, *rising, chunk({}, "stop"), "[DONE]").normalised["output"] == 3
+    assert sse(CHAT, *rising, chunk({}, "stop", usage={"prompt_tokens": 0, "completion_tokens": 0})).normalised["input"] == 5
+
+
+def test_times_are_those_of_tokens() -> None:
+    reading = sse(
+        CHAT,
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "a"}),
+        chunk({"content": "b"}),
+        chunk({}),
+        chunk({"content": "c"}),
+        chunk({}, "stop", usage={"prompt_tokens": 1, "completion_tokens": 5}),
+        "[DONE]",
+    )
+    told = reading.normalised
+    assert (told["ttft_us"], told["last_token_us"]) == (2000, 5000)
+    assert (told["gap_p50_us"], told["gap_p99_us"], told["gap_worst_us"]) == (1000, 2000, 2000)
+    assert told["output_tokens_per_second"] == 4 / 0.003
+
+
+def test_hidden_reasoning_is_not_in_the_measured_rate() -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 105, "completion_tokens_details": {"reasoning_tokens": 100}}
+    told = sse(CHAT, chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop", usage=usage)).normalised
+    assert told["output_tokens_per_second"] == 4 / 0.001
+    assert plain(CHAT, {"choices": [], "usage": usage}).normalised["ttft_us"] is None

@@ -60,7 +60,8 @@ def _from(error: Any) -> Failure:
         return Failure(message=_cut(error))
     error = mapping(error)
     kind = text(error.get("type")) or text(error.get("status"))
-    message = text(error.get("message")) or _detail(error.get("detail")) or text(error.get("error"))
+    told = error.get("message")
+    message = text(told) or _detail(at(told, "detail")) or _detail(error.get("detail")) or text(error.get("error"))
     kind = None if kind == "error" else kind
     return Failure(_short(kind), _short(_code(error.get("code"))), _cut(message or text(at(error, "metadata", "raw"))))
 

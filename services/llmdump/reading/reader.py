@@ -80,6 +80,8 @@ GENERATING: Final = frozenset(
      "openai.completions", "openai.responses", "openai.responses_retrieve")
 )  # fmt: skip
 """Where an answer without a text is one with an empty text."""
+UNSURE_EVENTS_MAX: Final = 16
+"""So many events are looked at to tell an API that the path does not tell."""
 NO_BODY: Final = frozenset((204, 205, 304))
 
 
@@ -145,8 +147,8 @@ class Reader:
                 answer.times.token(event.at_us)
 
     def _find(self, document: dict[str, Any], name: str) -> None:
-        self._unsure = False
         self.api = detect.by_shape(document, name) or self.api
+        self._unsure = self.api is None and self._events < UNSURE_EVENTS_MAX
         # Whatever it is, there may be a usage in it.
         self._dialect = DIALECTS.get(self.api or "", openai.read)
 

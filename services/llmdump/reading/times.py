@@ -5,6 +5,7 @@ notice of progress. Times are µs since the exchange's first record. One event m
 those between events. What came in one piece has one time.
 """
 
+import math
 from array import array
 from itertools import pairwise
 from typing import Any, Final
@@ -47,4 +48,4 @@ class Times:
 
 def _percentile(ordered: list[int], share: float) -> int | None:
     """The nearest rank's value."""
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else None
+    return ordered[math.ceil(len(ordered) * share) - 1] if ordered else None

@@ -133,8 +133,8 @@ class Usage:
             self.cache_beside = self.cache_beside or any(count(usage.get(key)) is not None for key in _BESIDE_CACHE)
         if not _BESIDE_OUTPUT.isdisjoint(usage):
             self.reasoning_beside = True
-        if "cost" in usage:
-            cost = number(usage["cost"])
+        if "cost" in usage or "cost_in_usd_ticks" in usage:
+            cost = _cost(usage)
             self.cost = self.cost if cost is None else cost
 
 
@@ -149,6 +149,13 @@ def _found(usage: dict[str, Any]) -> dict[str, tuple[int, int]]:
                 if inner_key in value:
                     _offer(found, inner_slot, value[inner_key])
     return found
+
+
+def _cost(usage: dict[str, Any]) -> float | None:
+    """What OpenRouter, Perplexity (an object with its total) and xAI (10,000,000,000 ticks a dollar) ask for it."""
+    ticks = number(usage.get("cost_in_usd_ticks"))
+    cost = usage.get("cost")
+    return number(cost.get("total_cost") if isinstance(cost, dict) else cost) if ticks is None else ticks / 1e10
 
 
 def _offer(found: dict[str, tuple[int, int]], slot: tuple[str, int], value: Any) -> None:

@@ -62,7 +62,8 @@ def _choice(answer: Answer, choice: dict[str, Any], position: int) -> None:
     if isinstance(delta, dict):
         found = choice.get("index")
         index = found if isinstance(found, int) else position
-    if not isinstance(delta, dict) or not delta or ("message" in choice and not answer.text and not delta.get("content")):
+    # Beside an empty delta Perplexity sends the message: all of a plain answer, and in a stream what was said before.
+    if not isinstance(delta, dict) or ("message" in choice and not answer.text and not delta.get("content")):
         delta = mapping(choice.get("message"))
     answer.chose(index)
     if index == 0:
