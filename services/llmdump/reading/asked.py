@@ -14,7 +14,7 @@ from llmdump.reading.typed import clean, text
 
 MODEL_CHARS_MAX: Final = 512
 # A form's field; forms of audio and images name the model in one.
-_FORM_MODEL: Final = re.compile(rb'name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+_FORM_MODEL: Final = re.compile(rb'name="?model"?\r\n(?:[^\r\n]{1,1024}\r\n){0,8}\r\n([^\r\n]{1,512})\r\n')
 _CUT_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,512})"')
 # /models/NAME:verb (Gemini, Vertex), /model/NAME/verb (Bedrock), /deployments/NAME/… (Azure)
 _URL_MODEL: Final = (

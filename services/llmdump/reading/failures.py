@@ -4,7 +4,7 @@ OpenAI and its like     {"error": {"message", "type", "code"}}            Anthro
 Google                  {"error": {"code", "message", "status"}}, in a stream without SSE in an array
 Ollama, llama-server    {"error": "text"}       FastAPI (Mistral, vLLM, Voyage)  {"detail": "text" or [{"msg"}]}
 AWS, Cohere             {"message"}; AWS names the type in a header, in an exception frame or in `__type`
-Cloudflare              {"errors": [{"code", "message"}]}
+Cloudflare              {"errors": [{"code", "message"}]}     xAI, Snowflake  {"code", "error" or "message": "text"}
 Responses, a stream     {"type": "error", "code", "message"}
 """
 
@@ -32,6 +32,8 @@ def in_answer(document: Any, name: str = "") -> Failure | None:
     if not isinstance(document, dict):
         return None
     error = document.get("error")
+    if isinstance(error, str) and error:
+        return Failure(None, _short(_code(document.get("code"))), _cut(error), loose=True)
     if error:
         return _from(error)
     if document.get("type") == "error" or name == "error":
@@ -41,8 +43,6 @@ def in_answer(document: Any, name: str = "") -> Failure | None:
 
 def of_status(status: int, document: Any) -> Failure:
     """The failure behind a status of 400 and more."""
-    if isinstance(document, list):
-        document = next(iter(objects(document)), None)
     found = in_answer(document) or _from_body(mapping(document))
     return found if found.message else found._replace(message=_phrase(status))
 
@@ -52,12 +52,12 @@ def _from_body(document: dict[str, Any]) -> Failure:
     if first is not None:
         return _from(first)._replace(loose=True)
     message = text(document.get("message")) or text(document.get("Message")) or _detail(document.get("detail"))
-    return Failure(_short(_aws_name(document.get("__type"))), None, _cut(message))
+    kind = _aws_name(document.get("__type") or at(document, "Output", "__type"))
+    code = None if kind else _short(_code(document.get("code")))
+    return Failure(_short(kind), code, _cut(message), loose=kind is None)
 
 
 def _from(error: Any) -> Failure:
-    if isinstance(error, str):
-        return Failure(message=_cut(error))
     error = mapping(error)
     kind = text(error.get("type")) or text(error.get("status"))
     told = error.get("message")

@@ -174,8 +174,8 @@ class Reader:
         answer = self._answer
         if self._failed:
             found = failures.of_status(self._status or 0, self._document)
-            kind = found.type or failures.aws_type(self._fields)
-            answer.failure = found._replace(type=kind)
+            kind = failures.aws_type(self._fields) if found.type is None else None
+            answer.failure = found if kind is None else found._replace(type=kind, loose=False)
             tokens = count(at(self._document, "error", "n_prompt_tokens"))
             if tokens is not None:
                 answer.usage.kept["input_tokens"] = tokens
