@@ -15,12 +15,14 @@ with atheris.instrument_imports(include=["llmdump"]):
     from llmdump.content_coding import Decoder
     from llmdump.reading.canonical import decode
     from llmdump.reading.eventstream import EventStream
+    from llmdump.reading.exchange import Event, Request
     from llmdump.reading.framing import Body
     from llmdump.reading.hints import hints_of
     from llmdump.reading.json_pieces import JsonPieces
     from llmdump.reading.multipart import Form
     from llmdump.reading.ndjson import Ndjson
     from llmdump.reading.project import project_of
+    from llmdump.reading.reader import Reader
     from llmdump.reading.sessions import conversation
     from llmdump.reading.sse import Sse
     from llmdump.reading.websocket import WebSocketDirection
@@ -35,6 +37,22 @@ LABELS: Final = (
     "text/plain",
 )
 CODINGS: Final = ((), ("gzip",), ("deflate",), ("br",), ("zstd",), ("gzip", "br"))
+PATHS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1beta/models/g:generateContent",
+    "/v1beta/interactions",
+    "/model/m/converse",
+    "/model/m/invoke-with-response-stream",
+    "/v1/chat",
+    "/v2/chat",
+    "/api/chat",
+    "/completion",
+    "/v1/audio/transcriptions",
+    "/unheard/of",
+)
 
 
 def of_events(parser: Callable[[], Any], start: bytes = b"") -> Callable[[list[bytes]], Any]:
@@ -80,6 +98,17 @@ def read_request(pieces: list[bytes]) -> Any:
     return asked.keys, asked.candidates, project_of(document)
 
 
+def read_answer(pieces: list[bytes]) -> Any:
+    """The reading of an answer whose events are lines; the first byte chooses its API, the first line is the request."""
+    data = b"".join(pieces)
+    request, *events = data[1:].split(b"\n")
+    path = PATHS[(data[:1] or b"\0")[0] % len(PATHS)]
+    reader = Reader(Request("POST", path, body=request), 200, [])
+    for event in events:
+        reader.event(Event(event))
+    return reader.finish(True, "sse")
+
+
 PARSERS: Final[dict[str, Callable[[list[bytes]], Any]]] = {
     "sse": of_events(lambda: Sse(EVENT_BYTES_MAX)),
     "ndjson": of_events(lambda: Ndjson(EVENT_BYTES_MAX)),
@@ -89,6 +118,7 @@ PARSERS: Final[dict[str, Callable[[list[bytes]], Any]]] = {
     "websocket": read_websocket,
     "content_coding": read_coded,
     "request": read_request,
+    "reading": read_answer,
     **{
         f"body-{at}": of_events(lambda label=label: Body(label, event_bytes_max=EVENT_BYTES_MAX))
         for at, label in enumerate(LABELS)

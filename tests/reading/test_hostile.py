@@ -322,3 +322,42 @@ def test_every_dialect_is_in_the_paths_above() -> None:
     ]
     found = {Reader(request, 200, []).api for request in asked}
     assert set(DIALECTS) <= found
+
+
+PLAIN = {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {"content": "a"}}]}
+CHUNKS = [
+    PLAIN,
+    {
+        **PLAIN,
+        "choices": [{"index": 0, "delta": {"content": "b", "reasoning_content": "r"}, "finish_reason": None, "logprobs": None}],
+    },
+    {**PLAIN, "choices": [{"index": 0, "delta": {"reasoning": "r", "content": None}, "finish_reason": "stop"}], "usage": None},
+    {**PLAIN, "usage": {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}},
+    {
+        **PLAIN,
+        "choices": [
+            {"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "t", "function": {"name": "f", "arguments": "{}"}}]}}
+        ],
+    },
+    {**PLAIN, "choices": [{"index": 1, "delta": {"content": "other"}}], "error": None, "timings": {"prompt_n": 1}},
+    {**PLAIN, "choices": [], "error": {"message": "x"}, "x_groq": {"usage": {"prompt_tokens": 4}}, "type": "error"},
+    {**PLAIN, "id": "", "model": "", "choices": [{"delta": {"content": "c", "refusal": "no", "audio": {"transcript": "t"}}}]},
+]
+
+
+@st.composite
+def spoiled_chunk(draw: st.DrawFn) -> bytes:
+    document: Any = draw(st.sampled_from(CHUNKS))
+    found = places(document)
+    if draw(st.booleans()):
+        document = replaced(document, found[draw(st.integers(0, len(found) - 1))], draw(WRONG))
+    return json.dumps(document).encode()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(spoiled_chunk(), max_size=8))
+def test_the_short_way_of_reading_chunks_says_the_same_as_the_long_one(chunks: list[bytes]) -> None:
+    """An API that is found from an answer goes the long way."""
+    data = [(each, "") for each in [json.dumps(PLAIN).encode(), *chunks]]
+    short, long = (read_all(path, data, 200, "sse") for path in ("/v1/chat/completions", "/found/later"))
+    assert short == long

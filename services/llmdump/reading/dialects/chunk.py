@@ -1,10 +1,11 @@
 """The chunk that a chat stream consists of, some text or thought and nothing else, taken in a short way.
 
-Nearly all events of all streams are these, so they are decoded into a struct with just the fields that may be in one.
-Whatever has more, a second choice, a finish reason, a usage, a tool call, a wrong type, is left to `chat.read`.
+Nearly all events of all streams are these, so they are decoded into a struct that only they fit: one choice, its index
+0, and null for whatever else a chunk may tell. All others, and all of a wrong type, do not fit and are left to
+`chat.read`. What is read from a chunk must be the same on both ways.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -15,35 +16,34 @@ class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    reasoning_details: Any = None
-    reasoning_text: Any = None
-    thinking: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    refusal: Any = None
-    audio: Any = None
+    reasoning_details: None = None
+    reasoning_text: None = None
+    thinking: None = None
+    tool_calls: None = None
+    function_call: None = None
+    refusal: None = None
+    audio: None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta
-    index: int = 0
-    finish_reason: Any = None
-    usage: Any = None
-    message: Any = None
+    index: Literal[0] = 0
+    finish_reason: None = None
+    usage: None = None
+    message: None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice]
+    choices: tuple[_Choice]
     id: str | None = None
     model: str | None = None
-    usage: Any = None
-    error: Any = None
-    timings: Any = None
-    metrics: Any = None
-    stats: Any = None
-    x_groq: Any = None
-    type: Any = None
-    object: str | None = None
+    usage: dict[str, Any] | None = None
+    error: None = None
+    timings: None = None
+    metrics: None = None
+    stats: None = None
+    x_groq: None = None
+    type: None = None
 
 
 _DECODE: Final = msgspec.json.Decoder(_Chunk).decode
@@ -55,33 +55,18 @@ def take(answer: Answer, data: bytes, at_us: int) -> bool:
         chunk = _DECODE(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    if len(chunk.choices) != 1 or _more(chunk):
-        return False
-    choice = chunk.choices[0]
-    delta = choice.delta
-    if choice.index or choice.finish_reason or choice.usage or choice.message or delta.tool_calls or _rare(delta):
-        return False
-    if chunk.model != answer.model or answer.text is None:
+    if answer.text is None or chunk.model != answer.model:
         answer.named(chunk.model, chunk.id)
         answer.chose(0)
         answer.say(None)
+    if chunk.usage:
+        answer.usage.take(chunk.usage)
+    delta = chunk.choices[0].delta
     thought = delta.reasoning_content or delta.reasoning
     if thought:
         answer.reasoning.add(thought)
-    if delta.content and answer.text is not None:
-        answer.text.add(delta.content)
+    if delta.content:
+        answer.say(delta.content)
     if delta.content or thought:
         answer.times.token(at_us)
     return True
-
-
-def _more(chunk: _Chunk) -> bool:
-    if chunk.usage or chunk.timings or chunk.x_groq or chunk.error or chunk.metrics or chunk.stats:
-        return True
-    return chunk.type == "error" or chunk.object == "error"
-
-
-def _rare(delta: _Delta) -> bool:
-    return bool(
-        delta.reasoning_details or delta.function_call or delta.refusal or delta.audio or delta.thinking or delta.reasoning_text
-    )
