@@ -48,6 +48,7 @@ PATHS = [
     "/v1/images/generations",
     "/v1/audio/transcriptions",
     "/v1/moderations",
+    "/v1/audio/speech",
     "/v1/realtime",
     "/completion",
     "/infill",

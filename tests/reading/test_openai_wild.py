@@ -354,3 +354,14 @@ def test_hidden_reasoning_is_not_in_the_measured_rate() -> None:
     told = sse(CHAT, chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop", usage=usage)).normalised
     assert told["output_tokens_per_second"] == 4 / 0.001
     assert plain(CHAT, {"choices": [], "usage": usage}).normalised["ttft_us"] is None
+
+
+def test_speech_in_a_stream_has_its_counts_at_the_end() -> None:
+    reading = sse(
+        "/v1/audio/speech",
+        {"type": "speech.audio.delta", "audio": "AA=="},
+        {"type": "speech.audio.done", "usage": {"input_tokens": 3, "output_tokens": 9, "total_tokens": 12}},
+    )
+    told = reading.normalised
+    assert (told["input"], told["output"], told["complete"], told["ttft_us"]) == (3, 9, True, 1000)
+    assert reading.reading["text_sha256"] is None

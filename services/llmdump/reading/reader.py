@@ -46,11 +46,12 @@ DIALECTS: Final[dict[str, Dialect]] = {
     "ollama.chat": ollama.read,
     "ollama.embed": ollama.read_embedding,
     "ollama.generate": ollama.read,
+    "openai.audio_speech": openai.read_media,
     "openai.audio_text": openai.read_transcript,
     "openai.chat": chat.read,
     "openai.completions": chat.read_completions,
     "openai.embeddings": openai.read,
-    "openai.images": openai.read_images,
+    "openai.images": openai.read_media,
     "openai.moderations": openai.read,
     "openai.realtime": responses.read,
     "openai.responses": responses.read,
@@ -60,14 +61,22 @@ DIALECTS: Final[dict[str, Dialect]] = {
     "vertex.raw_predict": bedrock.read_maker,
 }
 
-COUNTING: Final = frozenset(("anthropic.count_tokens", "bedrock.count_tokens", "gemini.count_tokens", "openai.responses_other"))
-WITHOUT_OUTPUT: Final = COUNTING | frozenset(
-    ("openai.embeddings", "cohere.embed", "gemini.embed", "ollama.embed", "rerank", "cohere.rerank", "openai.moderations")
-)
+WITHOUT_OUTPUT: Final = frozenset(
+    ("anthropic.count_tokens", "bedrock.count_tokens", "gemini.count_tokens", "openai.responses_other", "openai.embeddings",
+     "cohere.embed", "gemini.embed", "ollama.embed", "rerank", "cohere.rerank", "openai.moderations")
+)  # fmt: skip
 """What generates nothing: output is 0 where anything was counted."""
 STREAMS: Final = frozenset(("sse", "ndjson", "json_array", "eventstream", "websocket"))
 ENDS_WITH_DONE: Final = frozenset(
-    (None, "openai.chat", "openai.completions", "openai.audio_text", "openai.images", "gemini.interactions")
+    (
+        None,
+        "openai.chat",
+        "openai.completions",
+        "openai.audio_speech",
+        "openai.audio_text",
+        "openai.images",
+        "gemini.interactions",
+    )
 )
 """APIs whose streams end with a `[DONE]` rather than an event of their own."""
 HELD_BACK: Final = frozenset(("gemini.interactions",))
@@ -163,7 +172,8 @@ class Reader:
     def finish(self, complete: bool, framing: str = "", problem: str = "") -> Reading:
         """The reading. `complete`: the answer came to its end by the rules of HTTP; `problem` is the framing's."""
         self._close()
-        stream = framing in STREAMS and not (framing == "json_array" and self.api != "gemini.stream")
+        # An array is a stream only where it is one by the API; others answer with a list.
+        stream = framing in STREAMS and (framing != "json_array" or (self.api == "gemini.stream" and not self._failed))
         answer = self._answer
         reading = self._reading(stream, framing)
         told = self._normalised(complete, stream, framing, problem)
@@ -189,7 +199,8 @@ class Reader:
     def _reading(self, stream: bool, framing: str) -> dict[str, Any]:
         answer = self._answer
         failure = answer.failure
-        told = {} if self.api in HELD_BACK else answer.usage.told()
+        held_back = self.api in HELD_BACK
+        told = {} if held_back else answer.usage.told()
         spoken = answer.text if self.api not in UNSPOKEN else None
         return {
             "provider": self._provider,
@@ -198,10 +209,10 @@ class Reader:
             "stream": stream,
             "model": answer.model or self._asked.model,
             **{name: told.get(name) for name in _COUNTS},
-            "finish_reason": None if self.api in HELD_BACK else answer.finish,
-            "response_id": None if self.api in HELD_BACK else answer.id,
-            "tool_calls": [call.name for call in answer.calls if call.name],
-            "builtin_tool_calls": list(answer.builtins),
+            "finish_reason": None if held_back else answer.finish,
+            "response_id": None if held_back else answer.id,
+            "tool_calls": [call.name for call in answer.calls if call.name and not held_back],
+            "builtin_tool_calls": [] if held_back else list(answer.builtins),
             "text": None if spoken is None else spoken.held(),
             "text_sha256": None if spoken is None else spoken.sha256(),
             "text_chars": None if spoken is None else spoken.chars(),

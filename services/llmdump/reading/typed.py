@@ -30,8 +30,8 @@ def decoded(data: bytes) -> Any:
 
 
 def _decoded_leniently(data: bytes) -> Any:
-    # Most broken bodies are cut ones, and most of what is long and broken would be read twice for nothing.
-    if not data.strip():
+    # Most of what is broken was cut, and need not be looked at again to know it.
+    if data.lstrip()[:1] == b"{" and data.rstrip()[-1:] != b"}":
         return BROKEN
     try:
         return json.loads(data.decode("utf-8-sig", "replace"))

@@ -2,6 +2,7 @@
 
 {model, id, usage}; a stream of a transcript: transcript.text.delta, transcript.text.done {text, usage}
 a stream of an image: image_generation.partial_image, image_generation.completed {usage}
+a stream of speech: speech.audio.delta, speech.audio.done {usage}
 """
 
 from typing import Any
@@ -16,12 +17,14 @@ def read(answer: Answer, document: dict[str, Any], _name: str) -> None:
     figures(answer, document)
 
 
-def read_images(answer: Answer, document: dict[str, Any], name: str) -> None:
-    """Takes images, or an event of their stream."""
+def read_media(answer: Answer, document: dict[str, Any], name: str) -> None:
+    """Takes images or speech, or an event of their stream."""
     figures(answer, document)
     kind = text(document.get("type")) or name
-    if kind.endswith(".completed"):
+    if kind.endswith((".completed", ".done")):
         answer.done = True
+    elif kind.endswith((".delta", ".partial_image")):
+        answer.generated = True
 
 
 def read_transcript(answer: Answer, document: dict[str, Any], name: str) -> None:
