@@ -66,6 +66,7 @@ WRONG = st.sampled_from(
         -1,
         0,
         1,
+        2**63 - 1,
         2**63,
         2**70,
         1.5,
@@ -197,9 +198,9 @@ def read_all(path: str, data: list[tuple[bytes, str]], status: int | None, frami
 def is_sound(reading: Reading) -> bool:
     """All can be written down, counts are counts, and names are names."""
     orjson.dumps([reading.reading, reading.normalised, reading.usage_raw, reading.text, reading.reasoning_text])
-    for key in ("input", "output", "cached", "cache_write", "reasoning", "input_uncached"):
+    for key in ("input", "output", "cached", "cache_write", "reasoning", "input_uncached", "total"):
         value = reading.normalised[key]
-        assert value is None or (type(value) is int and value >= 0), key
+        assert value is None or (type(value) is int and 0 <= value < 2**63), key
     for key in ("model", "id", "error", "refusal"):
         assert reading.normalised[key] is None or isinstance(reading.normalised[key], str), key
     assert all(isinstance(name, str) for name in reading.reading["tool_calls"])

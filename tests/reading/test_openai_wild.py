@@ -365,3 +365,11 @@ def test_speech_in_a_stream_has_its_counts_at_the_end() -> None:
     told = reading.normalised
     assert (told["input"], told["output"], told["complete"], told["ttft_us"]) == (3, 9, True, 1000)
     assert reading.reading["text_sha256"] is None
+
+
+def test_a_total_that_is_more_than_its_parts_is_believed() -> None:
+    usage = {"prompt_tokens": 35, "completion_tokens": 12, "total_tokens": 109}
+    assert chat({"content": "a"}, usage=usage).normalised["total"] == 109
+    assert chat({"content": "a"}, usage={**usage, "total_tokens": 1}).normalised["total"] == 47
+    huge = {"prompt_tokens": 2**63 - 1, "completion_tokens": 2**63 - 1}
+    assert chat({"content": "a"}, usage=huge).normalised["total"] == 2**63 - 1

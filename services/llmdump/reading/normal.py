@@ -11,6 +11,7 @@ reasoning says so (xAI).
 from typing import Any
 
 from llmdump.reading.speed import Speed
+from llmdump.reading.typed import COUNT_MAX
 from llmdump.reading.usage import Usage
 
 
@@ -30,8 +31,17 @@ def normalised(usage: Usage, speed: Speed, generates: bool) -> dict[str, Any]:
     if not generates and tokens["input"] is not None:
         output = output or 0
     tokens["input_uncached"] = _uncached(tokens)
-    total = tokens["input"] + output if tokens["input"] is not None and output is not None else counts.get("total_tokens")
-    return {**tokens, "output": output, "reasoning": reasoning, "total": total}
+    told = {**tokens, "output": output, "reasoning": reasoning, "total": _total(tokens["input"], output, counts)}
+    # Sums of what is believed one by one.
+    return {name: value if value is None else min(value, COUNT_MAX) for name, value in told.items()}
+
+
+def _total(whole: int | None, output: int | None, counts: dict[str, int]) -> int | None:
+    """The sum, or the reported total if that is more: some count audio or thoughts only there."""
+    reported = counts.get("total_tokens")
+    if whole is None or output is None:
+        return reported
+    return max(whole + output, reported or 0)
 
 
 def _input(usage: Usage, counts: dict[str, int]) -> dict[str, int | None]:
