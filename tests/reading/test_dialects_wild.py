@@ -338,3 +338,9 @@ def test_llama_server_in_pieces_is_the_sum_of_its_prompts() -> None:
     two = sse("/completion", {"index": 1, "content": "b", "stop": False}, {"index": 1, **final}, {"index": 0, **final})
     assert (two.normalised["input"], two.normalised["output"], two.normalised["tokens_per_second"]) == (8, 4, None)
     assert two.text == ""
+
+
+def test_coheres_ranking_is_told_by_its_units() -> None:
+    answer = {"id": "x", "results": [{"index": 0, "relevance_score": 0.9}], "meta": {"billed_units": {"search_units": 1}}}
+    assert plain("/v2/rerank", answer).reading["api"] == "cohere.rerank"
+    assert plain("/v1/rerank", {"results": [], "usage": {"total_tokens": 3}}).reading["api"] == "rerank"

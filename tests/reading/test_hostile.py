@@ -5,6 +5,7 @@ A reading is always given, and always one that can be written down.
 
 import copy
 import json
+import time
 import tracemalloc
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmdump.reading.answer import Answer
 from llmdump.reading.exchange import Event, Reading, Request
 from llmdump.reading.reader import DIALECTS, Reader
 from tests.reading.exchanges import VECTORS, ask, decoded, lines, plain, sse
@@ -309,6 +311,20 @@ def test_a_thousand_calls_and_endless_arguments_are_bounded() -> None:
     reading = sse("/v1/chat/completions", *(call(index) for index in range(3 * CALLS_MAX)))
     assert len(reading.normalised["calls"]) == CALLS_MAX
     assert sum(len(each["arguments"]) for each in reading.normalised["calls"]) <= 4 * ARGUMENTS_CHARS_MAX
+
+
+def test_arguments_of_a_hundred_thousand_pieces_take_linear_time() -> None:
+    """Twice as many pieces take about twice as long, and not four times."""
+
+    def seconds(pieces: int) -> float:
+        answer = Answer()
+        began = time.process_time()
+        for _ in range(pieces):
+            answer.call(0, "f", "i", "xyz")
+        assert len(answer.calls[0].told()["arguments"] or "") == 3 * pieces
+        return time.process_time() - began
+
+    assert min(seconds(200_000) for _ in range(3)) < 20 * min(seconds(20_000) for _ in range(3))
 
 
 def test_a_usage_of_a_million_keys_is_not_kept() -> None:

@@ -29,11 +29,23 @@ class Call:
     def __init__(self) -> None:
         self.id: str | None = None
         self.name: str | None = None
-        self.arguments: list[str] = []
+        self._pieces: list[str] = []
+        self._joined: list[str] = []
+
+    def argue(self, piece: str) -> None:
+        """Takes a piece of the arguments."""
+        self._pieces.append(piece)
+        if len(self._pieces) >= PIECES_MAX:
+            self._joined.append("".join(self._pieces))
+            self._pieces = []
+
+    def argue_anew(self) -> None:
+        """Forgets the arguments so far."""
+        self._pieces, self._joined = [], []
 
     def told(self) -> dict[str, str | None]:
         """Name, id and arguments, these as they were sent: JSON, if the model kept to it."""
-        return {"name": self.name, "id": self.id, "arguments": clean("".join(self.arguments), ARGUMENTS_CHARS_MAX)}
+        return {"name": self.name, "id": self.id, "arguments": clean("".join(self._joined + self._pieces), ARGUMENTS_CHARS_MAX)}
 
 
 class Answer:
@@ -146,7 +158,7 @@ class Answer:
         """The arguments of a call as a whole, in place of its pieces."""
         call = self._open.get(key)
         if call is not None and isinstance(whole, str) and whole:
-            call.arguments = []
+            call.argue_anew()
             self._argue(call, whole)
 
     def built_in(self, name: Any) -> None:
@@ -162,6 +174,5 @@ class Answer:
         self.generated = True
         piece = arguments[: max(self._arguments_left, 0)]
         self._arguments_left -= len(piece)
-        call.arguments.append(piece)
-        if len(call.arguments) >= PIECES_MAX:
-            call.arguments = ["".join(call.arguments)]
+        if piece:
+            call.argue(piece)

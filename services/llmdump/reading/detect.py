@@ -54,7 +54,10 @@ _PATHS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     )
 )
 
-# Names as in the corpus of recordings; the first whose end fits the host wins.
+SHARED: Final = frozenset(("cohere.chat_v1", "cohere.chat_v2", "rerank"))
+"""What only Cohere's host tells for sure."""
+
+# Short names, the same as in recordings; the first whose end fits the host wins.
 _HOSTS: Final = (
     ("openai.azure.com", "azure"), ("services.ai.azure.com", "azure"), ("inference.ai.azure.com", "azure"),
     ("cognitiveservices.azure.com", "azure"), ("api.openai.com", "openai"), ("api.anthropic.com", "anthropic"),
@@ -142,6 +145,6 @@ _SHAPES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("finish_reason", "message", "id"), "cohere.chat_v2"),
     (("generation_id", "text"), "cohere.chat_v1"),
     (("relevance_score",), "rerank"),
-    (("results", "meta"), "rerank"),
+    (("results", "meta"), "cohere.rerank"),
     (("embeddings", "total_duration"), "ollama.embed"),
 )

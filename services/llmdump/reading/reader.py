@@ -108,7 +108,7 @@ class Reader:
         """The name of the API, None while it is not known."""
         self._dialect = DIALECTS.get(self.api or "")
         # A route that others have too is believed only until an answer says otherwise.
-        self._unsure = self.api is None or (self.api.startswith("cohere.chat") and self._provider != "cohere")
+        self._unsure = self.api is None or (self.api in detect.SHARED and self._provider != "cohere")
         self._short = self.api == "openai.chat" and (status is None or status < 400)
         self._failed = status is not None and status >= 400
         self._answer = Answer()
