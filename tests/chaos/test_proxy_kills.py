@@ -36,7 +36,7 @@ WITHOUT_WRITER: Final = 0.3
 MEMORY_BYTES: Final = 1024 * 1024
 NOTICED_WITHIN_S: Final = 0.5
 RUNS_FOR_S: Final = 0.5
-LOOK_EVERY_S: Final = 0.03
+LOOK_EVERY_S: Final = 0.1
 SPILLS_WITHIN_S: Final = 60.0
 
 
@@ -91,7 +91,7 @@ def kill_proxy(pipe: Pipeline, rng: random.Random, *, with_writer: bool) -> Kill
     made = [(0.0, 0), *watch_for(rng.uniform(0, RUNS_FOR_S), card)]
     if not with_writer:
         pipe.kill("writer")
-        eventually(lambda: own_metric(card, "llmdump_records_spilled_total"), SPILLS_WITHIN_S, "the proxy spills")
+        eventually(lambda: own_metric(card, "llmdump_records_spilled_total"), SPILLS_WITHIN_S, "the proxy spills", LOOK_EVERY_S)
         wait(rng.uniform(0, RUNS_FOR_S))
     acknowledged = own_metric(card, "llmdump_records_acknowledged_total")
     at = time.monotonic()
