@@ -39,7 +39,7 @@ demo: $(VENV)/installed-run ## see a first capture: a simulated backend and a fe
 test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import contract
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for half an hour; ARGS="--seed=7 -k writer" for a part of it
+chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for three quarters of an hour; ARGS="--seed=7 -k writer" for a part of it
 	@$(BIN)/python -m pytest tests/chaos --long $(ARGS)
 
 lint: $(VENV)/installed-test ## formatting, ruff, mypy and the import contract alone, and repair what ruff can

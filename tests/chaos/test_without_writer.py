@@ -29,7 +29,7 @@ from tests.e2e.pipeline import Pipeline, eventually
 pytestmark = [pytest.mark.xdist_group("chaos-writer"), pytest.mark.timeout(1800)]
 MIB: Final = 1024 * 1024
 AWAY_S: Final = 60.0
-AWAY_SHORT_S: Final = 1.5
+AWAY_SHORT_S: Final = 1.0
 BRIEFLY_S: Final = 5.0
 MEMORY_BYTES: Final = 8 * MIB
 TINY_BYTES: Final = MIB
@@ -96,7 +96,8 @@ def test_over_every_budget_what_is_counted_as_dropped_is_exactly_what_is_missing
     (one,) = found["instances"]
     assert numbers((gone["first"], gone["last"]) for gone in one["missing"]) == missing
     cut = check_what_is_left(stored, load)
-    check_rebuilt(pipe.data)
+    if is_long:
+        check_rebuilt(pipe.data)
     tell(exchanges=len(load.done), records=stored.records, dropped=counted, missing=len(missing), exchanges_cut=cut)
 
 
