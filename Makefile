@@ -40,7 +40,7 @@ demo: $(VENV)/installed-run ## see a first capture: a simulated backend and a fe
 test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import contract
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for half an hour; ARGS="--seed=7 -k writer" for a part of it
+chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for three quarters of an hour; ARGS="--seed=7 -k writer" for a part of it
 	@$(BIN)/python -m pytest tests/chaos --long $(ARGS)
 
 fuzz: $(VENV)/installed-fuzz ## every parser of strangers' bytes, FUZZ_SECONDS (60) each, with inputs that coverage leads to

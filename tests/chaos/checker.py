@@ -5,7 +5,7 @@ import http.client
 import json
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
@@ -16,7 +16,9 @@ from tests.chaos.stored import Exchange, Stored
 from tests.e2e.pipeline import BIN, Pipeline, Reader, environment, eventually
 from tests.e2e.tap import OWN_FIELDS
 
-SETTLED_WITHIN_S = 60.0
+SETTLED_WITHIN_S: Final = 60.0
+LOOK_EVERY_S: Final = 0.2
+"""Metrics cost each process some milliseconds."""
 
 
 def settle(pipe: Pipeline) -> dict[str, float]:
@@ -28,9 +30,11 @@ def settle(pipe: Pipeline) -> dict[str, float]:
         idle = ("llmdump_proxy_open_exchanges", "llmdump_queue_depth_records", "llmdump_spill_orphaned_bytes")
         return found if not any(found[name] for name in (*idle, "llmdump_indexer_lag_bytes")) else {}
 
-    found = eventually(look, SETTLED_WITHIN_S, "all is acknowledged and indexed")
+    found = eventually(look, SETTLED_WITHIN_S, "all is acknowledged and indexed", LOOK_EVERY_S)
     # The lag is as old as the indexer's last look.
-    eventually(lambda: all(row["end_reason"] for row in pipe.rows()), SETTLED_WITHIN_S, "every exchange has its end")
+    eventually(
+        lambda: all(row["end_reason"] for row in pipe.rows()), SETTLED_WITHIN_S, "every exchange has its end", LOOK_EVERY_S
+    )
     return found
 
 

@@ -72,7 +72,7 @@ def tell(request: pytest.FixtureRequest, seed: int, is_long: bool) -> Callable[.
     return line
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the simulated backend, a process of its own."""
     yield from pipeline.backend_process(tmp_path_factory.mktemp("backend") / "log")

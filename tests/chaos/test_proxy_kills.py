@@ -36,7 +36,7 @@ WITHOUT_WRITER: Final = 0.3
 MEMORY_BYTES: Final = 1024 * 1024
 NOTICED_WITHIN_S: Final = 0.5
 RUNS_FOR_S: Final = 0.5
-LOOK_EVERY_S: Final = 0.03
+LOOK_EVERY_S: Final = 0.1
 SPILLS_WITHIN_S: Final = 60.0
 
 
@@ -59,7 +59,7 @@ class Killed(NamedTuple):
 def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
     backend: str, tmp_path: Path, is_long: bool, rng: random.Random, tell: Callable[..., None]
 ) -> None:
-    plan = [rng.random() >= WITHOUT_WRITER for _ in range(KILLS)] if is_long else [True, False]
+    plan = [rng.random() >= WITHOUT_WRITER for _ in range(KILLS)] if is_long else [False]
     began, killed = time.monotonic(), []
     with Pipeline(tmp_path, upstream=backend, capture_memory_bytes=MEMORY_BYTES) as pipe:
         with Load(pipe.proxy, rng.getrandbits(32), cuts=True) as load:
@@ -73,7 +73,8 @@ def test_what_a_killed_proxy_handed_over_is_stored_and_the_rest_is_told_of(
     check_errors(load, killed)
     check_instances(stored, killed, pipe.data)
     outcomes = check_exchanges(stored, load.seen, killed)
-    check_rebuilt(pipe.data)
+    if is_long:
+        check_rebuilt(pipe.data)
     told = {
         "spilled": sum(len(one.spilled.get(one.instance, [])) for one in killed),
         "missing": sum(len(stored.missing(one)) for one in stored.numbers),
@@ -91,7 +92,7 @@ def kill_proxy(pipe: Pipeline, rng: random.Random, *, with_writer: bool) -> Kill
     made = [(0.0, 0), *watch_for(rng.uniform(0, RUNS_FOR_S), card)]
     if not with_writer:
         pipe.kill("writer")
-        eventually(lambda: own_metric(card, "llmdump_records_spilled_total"), SPILLS_WITHIN_S, "the proxy spills")
+        eventually(lambda: own_metric(card, "llmdump_records_spilled_total"), SPILLS_WITHIN_S, "the proxy spills", LOOK_EVERY_S)
         wait(rng.uniform(0, RUNS_FOR_S))
     acknowledged = own_metric(card, "llmdump_records_acknowledged_total")
     at = time.monotonic()

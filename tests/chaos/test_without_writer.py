@@ -29,14 +29,14 @@ from tests.e2e.pipeline import Pipeline, eventually
 pytestmark = [pytest.mark.xdist_group("chaos-writer"), pytest.mark.timeout(1800)]
 MIB: Final = 1024 * 1024
 AWAY_S: Final = 60.0
-AWAY_SHORT_S: Final = 1.5
+AWAY_SHORT_S: Final = 1.0
 BRIEFLY_S: Final = 5.0
 MEMORY_BYTES: Final = 8 * MIB
 TINY_BYTES: Final = MIB
 """The least that can be set."""
 OVERHEAD_BYTES: Final = 32 * MIB
 """Resident above the budget: buffers of connections, what the allocator keeps, the batch in the hands of the disk."""
-LOOK_EVERY_S: Final = 0.05
+LOOK_EVERY_S: Final = 0.1
 
 
 @pytest.mark.only_long
@@ -79,7 +79,7 @@ def test_over_every_budget_what_is_counted_as_dropped_is_exactly_what_is_missing
         with Load(pipe.proxy, rng.getrandbits(32)) as load:
             load.wait_for_more(20)
             with watching(pipe) as memory, without_writer(pipe, by_signal=rng.random() < 0.5):
-                eventually(lambda: dropped(pipe), 60, "something is dropped")
+                eventually(lambda: dropped(pipe), 60, "something is dropped", LOOK_EVERY_S)
                 load.go_on_for(AWAY_S / 4 if is_long else AWAY_SHORT_S)
             load.wait_for_more(20)
         assert load.errors == []
@@ -96,7 +96,8 @@ def test_over_every_budget_what_is_counted_as_dropped_is_exactly_what_is_missing
     (one,) = found["instances"]
     assert numbers((gone["first"], gone["last"]) for gone in one["missing"]) == missing
     cut = check_what_is_left(stored, load)
-    check_rebuilt(pipe.data)
+    if is_long:
+        check_rebuilt(pipe.data)
     tell(exchanges=len(load.done), records=stored.records, dropped=counted, missing=len(missing), exchanges_cut=cut)
 
 
@@ -108,7 +109,9 @@ def test_blocked_clients_wait_and_nothing_is_dropped(
         with Load(pipe.proxy, rng.getrandbits(32)) as load:
             load.wait_for_more(20)
             with watching(pipe) as memory, without_writer(pipe, by_signal=True):
-                eventually(lambda: own_metric(proxy_card(pipe), "llmdump_queue_overflow_total"), 60, "memory is full")
+                eventually(
+                    lambda: own_metric(proxy_card(pipe), "llmdump_queue_overflow_total"), 60, "memory is full", LOOK_EVERY_S
+                )
                 began = len(load.seen)
                 load.go_on_for(BRIEFLY_S)
                 meanwhile = len(load.seen) - began

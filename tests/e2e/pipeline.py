@@ -41,15 +41,15 @@ _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Found = TypeVar("Found")
 
 
-def eventually(look: Callable[[], Found], within_s: float, what: str) -> Found:
-    """What `look` gives as soon as that is true. Fails the test after that time."""
+def eventually(look: Callable[[], Found], within_s: float, what: str, every_s: float = _LOOK_EVERY_S) -> Found:
+    """What `look` gives as soon as that is true. Fails the test after that time. A dear look should not be made often."""
     deadline = time.monotonic() + within_s
     while True:
         found = look()
         if found:
             return found
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(every_s)
 
 
 def free_port() -> int:
