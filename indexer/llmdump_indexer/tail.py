@@ -76,7 +76,7 @@ class Tail:
         """See which files are there now. The segments that are new to the index, have gone, or are back."""
         if self._unchanged():
             return []
-        names = {name.segment: name for name in segment.find(self._directory)} if self._directory.is_dir() else {}
+        names = {name.segment: name for name in self._find()} if self._directory.is_dir() else {}
         changed = [self._add(name) for name in self._to_read(names.values()) if name.segment not in self._rows]
         changed += [row for row in map(self._presence(names), list(self._rows.values())) if row is not None]
         self._plan(names)
@@ -133,6 +133,14 @@ class Tail:
         unchanged = mtime_ns == self._listed_mtime_ns
         self._listed_mtime_ns = -1 if fresh else mtime_ns
         return unchanged
+
+    def _find(self) -> Iterable[Name]:
+        """What is there. A segment of which nothing is durable may vanish again without a trace, so it is not there yet."""
+        for name in segment.find(self._directory):
+            if name.sealed or name.segment in self._rows or durable.limit(self._directory, name):
+                yield name
+            else:
+                self._listed_mtime_ns = -1
 
     def _to_read(self, names: Iterable[Name]) -> list[Name]:
         """One of the two formats of each number: the one that the index knows, there or gone, else cbor."""

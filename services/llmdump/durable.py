@@ -71,11 +71,12 @@ def readable_bytes(segments: Path, file: SegmentFile) -> int:
     """The size of a segment in the directory `segments` as far as it may be read. Blocking. Raises OSError."""
     if file.sealed:
         return file.size
-    limit = _limit(segments, file.name)  # before the size: a file that the mark has left behind is whole
-    return min(limit, file.size)
+    allowed = limit(segments, file.name)  # before the size: a file that the mark has left behind is whole
+    return min(allowed, file.size)
 
 
-def _limit(segments: Path, name: Name) -> int:
+def limit(segments: Path, name: Name) -> int:
+    """How many bytes of a segment that is not sealed may be read at most. Blocking. Raises OSError."""
     path = _path(segments, name.writer)
     for _ in range(_TRIES):
         try:
