@@ -27,7 +27,7 @@ class Under(Pipeline):
 
 
 def failing(paths: list[Path], *faults: str) -> list[str]:
-    """A command under which calls on these files fail. A fault is `calls:what`, as strace says it."""
+    """A command under which calls on these files, or on any, fail. A fault is `calls:what`, as strace says it."""
     strace = needs_tool("strace")
     calls = sorted({call for fault in faults for call in fault.partition(":")[0].split(",")})
     files = [word for path in paths for word in ("-P", str(path))]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.checker import check_api, check_certified, check_files, check_rebuilt, settle, verify
+from tests.chaos.checker import check_api, check_certified, check_files, check_rebuilt, check_whole, settle, verify
 from tests.chaos.clients import Load
 from tests.chaos.disks import Under, failing, fill, limited, remount, small_disk, writers_files
 from tests.chaos.stored import Stored
@@ -65,4 +65,133 @@ def test_calls_that_fail_at_every_nth_place_under_load_lose_nothing(
     tell(
         faults=" ".join(faults), exchanges=len(load.done), records=stored.records,
         errors=round(metrics["llmdump_writer_write_errors_total"]), resent=round(metrics["llmdump_records_resent_total"]),
+    )  # fmt: skip
+
+
+# --- faults that come and go, one pipeline
+
+
+def errors(pipe: Pipeline) -> float:
+    """Writes that the writer's disk refused."""
+    return pipe.metrics().get("llmdump_writer_write_errors_total", 0.0)
+
+
+def until_refused(pipe: Pipeline) -> None:
+    """Until the writer's disk has refused once more."""
+    before = errors(pipe)
+    eventually(lambda: errors(pipe) > before, 30, f"a write fails\n{pipe.log()}")
+
+
+def a_full_disk(pipe: Pipeline) -> None:
+    ballast = fill(pipe.data.segments)
+    until_refused(pipe)
+    ballast.unlink()
+
+
+def a_disk_that_becomes_read_only(pipe: Pipeline) -> None:
+    """It is full before: while files are open for writing the kernel refuses."""
+    ballast = fill(pipe.data.segments)
+    until_refused(pipe)
+    remount(pipe.data.segments, "ro")
+    until_refused(pipe)
+    remount(pipe.data.segments, "rw")
+    ballast.unlink()
+
+
+def short_writes(pipe: Pipeline) -> None:
+    """A file takes so many bytes: of the write that goes beyond it, a part; then EFBIG."""
+    with limited(pipe.processes["writer"].pid, resource.RLIMIT_FSIZE, SEGMENT_BYTES // 2):
+        until_refused(pipe)
+
+
+def too_many_open_files_in_the_writer(pipe: Pipeline) -> None:
+    told = pipe.log().count("EMFILE")
+    with limited(pipe.processes["writer"].pid, resource.RLIMIT_NOFILE, 3):
+        eventually(lambda: pipe.log().count("EMFILE") > told, 30, f"EMFILE\n{pipe.log()}")
+
+
+def too_many_open_files_in_the_indexer(pipe: Pipeline) -> None:
+    with limited(pipe.processes["indexer"].pid, resource.RLIMIT_NOFILE, 3):
+        told = pipe.log().count("indexing_interrupted")
+        eventually(lambda: pipe.log().count("indexing_interrupted") > told, 30, f"the indexer is interrupted\n{pipe.log()}")
+
+
+def an_index_that_cannot_grow(pipe: Pipeline) -> None:
+    with limited(pipe.processes["indexer"].pid, resource.RLIMIT_FSIZE, 4096):
+        told = pipe.log().count("indexing_interrupted")
+        eventually(lambda: pipe.log().count("indexing_interrupted") > told, 30, f"the indexer is interrupted\n{pipe.log()}")
+
+
+FAULTS = (
+    a_full_disk, a_disk_that_becomes_read_only, short_writes, too_many_open_files_in_the_writer,
+    too_many_open_files_in_the_indexer, an_index_that_cannot_grow,
+)  # fmt: skip
+
+
+def test_faults_that_come_and_go_lose_nothing_and_capture_goes_on_by_itself(
+    backend: str, tmp_path: Path, rng: random.Random, is_long: bool, tell: Callable[..., None]
+) -> None:
+    rounds = [fault for _ in range(10 if is_long else 1) for fault in rng.sample(FAULTS, len(FAULTS))]
+    longest_s = 0.0
+    settings = {"capture_max_bytes": SEGMENT_BYTES, "capture_min_free_bytes": 0, "upstream": backend}
+    with small_disk(tmp_path / "data" / "segments", "64m" if is_long else "16m"), Pipeline(tmp_path, **settings) as pipe:
+        with Load(pipe.proxy, rng.getrandbits(32)) as load:
+            load.wait_for_more(5)
+            for fault in rounds:
+                fault(pipe)
+                gone_at = time.monotonic()
+                eventually(pipe.ready, 10, f"ready again after {fault.__name__}\n{pipe.log()}")
+                longest_s = max(longest_s, time.monotonic() - gone_at)
+                load.wait_for_more(5)
+        assert load.errors == []
+        metrics = settle(pipe)
+        assert metrics["llmdump_records_dropped_total"] == 0
+        check_api(pipe, load.done)
+        for role in ("proxy", "writer", "indexer", "api"):
+            pipe.stop(role)
+        stored = check_all(pipe, load)
+    tell(
+        rounds=len(rounds), exchanges=len(load.done), records=stored.records, goes_on_after_s=round(longest_s, 2),
+        errors=round(metrics["llmdump_writer_write_errors_total"]),
+    )  # fmt: skip
+
+
+# --- the spill file
+
+
+MEMORY_BYTES = 1024 * 1024
+SPILL_FAULTS = ["pwritev:error=EIO:when=2+3", "ftruncate:error=EIO:when=1+2"]
+
+
+def test_a_spill_file_that_refuses_costs_only_what_is_told(
+    backend: str, tmp_path: Path, rng: random.Random, is_long: bool, tell: Callable[..., None]
+) -> None:
+    settings = {"capture_memory_bytes": MEMORY_BYTES, "upstream": backend}
+    commands = {"proxy": failing([], *SPILL_FAULTS)}
+    with small_disk(tmp_path / "data" / "spill", "2m") as spill, Under(tmp_path, commands, **settings) as pipe:
+        with Load(pipe.proxy, rng.getrandbits(32)) as load:
+            for _ in range(5 if is_long else 1):
+                load.wait_for_more(5)
+                before = pipe.metrics()["llmdump_records_dropped_total"]
+                pipe.kill("writer")
+                eventually(lambda: pipe.metrics()["llmdump_records_dropped_total"] > before, 60, "records are dropped")  # noqa: B023
+                pipe.start("writer")
+        assert load.errors == []
+        metrics = settle(pipe)
+        assert not [*spill.glob("*.spill")]
+        for role in ("proxy", "writer", "indexer", "api"):
+            pipe.stop(role)
+    stored, told = Stored(pipe.data.segments), verify(pipe.data)
+    missing = [one for instance in told["instances"] for one in instance["missing"]]
+    assert {one["reason"] for one in missing} <= {"spill_error", "spill_slow", "overflow"}
+    assert told["missing"] == metrics["llmdump_records_dropped_total"] > 0
+    assert told["duplicates"] == 0 and not told["damaged"]
+    by_request = stored.by_request()
+    whole = [one for one in load.done if by_request.get(one.head) and not by_request[one.head][0].lost]
+    for one in whole:
+        check_whole(one, by_request[one.head][0])
+    check_rebuilt(pipe.data)
+    tell(
+        exchanges=len(load.done), whole=len(whole), dropped=round(metrics["llmdump_records_dropped_total"]), told=told["missing"],
+        spilled=round(metrics["llmdump_records_spilled_total"]),
     )  # fmt: skip
