@@ -45,13 +45,13 @@ def chunk(number: int, data: bytes, instance: str = INSTANCE) -> bytes:
     return record.encode_chunk(1.7e9 + number, 3, number, data, Identity(instance, EXCHANGE), number, False)
 
 
-def upload(rng: random.Random, size: int) -> bytes:
-    """A body that is in part a capture file, from its middle on."""
+def upload(rng: random.Random, size: int, seq: int = 1000) -> bytes:
+    """A body that is in part a capture file, from its record `seq` on."""
     inner = bytearray()
-    for seq in range(1000, 1003):
+    for one in range(seq, seq + 3):
         at = len(inner)
-        inner += chunk(seq, rng.randbytes(40), FOREIGN)
-        record.patch_seq(inner, at, seq)
+        inner += chunk(one, rng.randbytes(40), FOREIGN)
+        record.patch_seq(inner, at, one)
     return (bytes(inner) + rng.randbytes(size))[: max(size, len(inner))]
 
 
@@ -99,13 +99,17 @@ def data(tmp_path: Path) -> Iterator[DataDir]:
         yield DataDir(disk / "data").create()
 
 
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "without a mark"])
 @pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
 def test_a_file_torn_at_any_byte_gives_its_whole_records_to_readers_and_writer(
-    file_format: str, data: DataDir, is_long: bool, rng: random.Random, tell: Callable[..., None]
+    file_format: str, marked: bool, data: DataDir, is_long: bool, rng: random.Random, tell: Callable[..., None]
 ) -> None:
+    """With the mark of a writer that acknowledged the whole records, even if what is in a body could stand there."""
     size = 6000 if file_format == "cbor" else 4000
-    path = written(data, file_format, [chunk(number, upload(rng, size)) for number in range(1, RECORDS + 1)])
+    bodies = [upload(rng, size, number if marked else 1000) for number in range(1, RECORDS + 1)]
+    path = written(data, file_format, [chunk(number, body) for number, body in enumerate(bodies, 1)])
     mark, whole = Mark(data.segments, "w0"), path.read_bytes()
+    mark.set(2, {})
     assert len(whole) > TORN_BYTES
     ends = [one.offset + one.size for one in located(path)]
     assert len(ends) == RECORDS
@@ -115,22 +119,22 @@ def test_a_file_torn_at_any_byte_gives_its_whole_records_to_readers_and_writer(
     for cut in tried:
         count = sum(end <= cut for end in ends)
         path.write_bytes(whole[:cut])
-        check_torn(data, mark, cut, ends[:count], marked=bool(cut % 2))
+        mark.set(1 if marked else 2, {file_format: ends[count - 1]})
+        check_torn(data, cut, ends[:count])
         check_recovered(data, path, whole, cut, ends[:count])
     tell(cuts=len(tried), bytes=len(whole))
 
 
-def check_torn(data: DataDir, mark: Mark, cut: int, ends: list[int], *, marked: bool) -> None:
-    """Readers, with a mark of a writer that acknowledged the whole records, or without one that says anything."""
-    mark.set(1 if marked else 99, {"cbor": ends[-1], "jsonl": ends[-1]})
+def check_torn(data: DataDir, cut: int, ends: list[int]) -> None:
+    """Readers see whole records only."""
     with Tail(data.segments, []) as tail:
         found = read_on(tail)
     whole = list(range(1, len(ends) + 1))
-    assert [item.record.number for item in found if isinstance(item, Located)] == whole, (cut, marked)
+    assert [item.record.number for item in found if isinstance(item, Located)] == whole, cut
     survey = surveyed(data.segments)
     assert survey.instances.keys() == {INSTANCE}
-    assert (survey.instances[INSTANCE].present, survey.damages) == ([(1, len(ends))], []), (cut, marked)
-    assert survey.torn_bytes == cut - ends[-1], (cut, marked)
+    assert (survey.instances[INSTANCE].present, survey.damages) == ([(1, len(ends))], []), cut
+    assert survey.torn_bytes == cut - ends[-1], cut
 
 
 def check_recovered(data: DataDir, path: Path, whole: bytes, cut: int, ends: list[int]) -> None:
@@ -151,7 +155,8 @@ def test_any_byte_changed_costs_its_record_alone_and_is_told_by_number(
     Mark(data.segments, "w0").set(3, {})
     content = path.read_bytes()
     places = located(path)
-    offsets = [offset for offset in range(len(content)) if is_long or rng.random() < 2 * SAMPLES / len(content)]
+    always = {*range(places[0].offset), *(one.offset + one.size - 1 for one in places)}
+    offsets = [offset for offset in range(len(content)) if is_long or offset in always or rng.random() < SAMPLES / len(content)]
     told = 0
     for offset in offsets:
         damaged = bytearray(content)
