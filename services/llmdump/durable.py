@@ -83,7 +83,9 @@ def limit(segments: Path, name: Name) -> int:
             content = _content(path)
         except FileNotFoundError:
             return _NO_LIMIT
-        if len(content) == _MARK_BYTES and _CRC.unpack_from(content, _MARK.size)[0] == google_crc32c.value(content[: _MARK.size]):
+        if len(content) == _MARK_BYTES and _CRC.unpack_from(content, _MARK.size)[0] == google_crc32c.value(
+            content[: _MARK.size]
+        ):
             magic, boot, number, *sizes = _MARK.unpack_from(content)
             if (magic, boot, number) != (_MAGIC, _boot(), name.number):
                 return _NO_LIMIT

@@ -94,7 +94,11 @@ def test_a_record_within_a_damaged_one_or_a_cut_one_is_not_taken_for_one(inner_s
     parts = [raw(1), raw(2, inner), raw(3), raw(4)]
     content = in_file(50, *parts)
     begin, end = len(parts[0]), len(parts[0]) + len(parts[1])
-    layout = {*range(begin, begin + 5), *range(begin + 37, begin + 41), *range(begin + 41 + len(inner), begin + 57 + len(inner))}
+    layout = {
+        *range(begin, begin + 5),
+        *range(begin + 37, begin + 41),
+        *range(begin + 41 + len(inner), begin + 57 + len(inner)),
+    }
     for offset in range(begin, end):
         damaged = bytearray(content)
         damaged[offset] ^= 1

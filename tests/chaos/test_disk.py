@@ -10,7 +10,6 @@ What is guarded, and was seen to fail without it:
 
 import random
 import resource
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +191,6 @@ def test_a_spill_file_that_refuses_costs_only_what_is_told(
         check_whole(one, by_request[one.head][0])
     check_rebuilt(pipe.data)
     tell(
-        exchanges=len(load.done), whole=len(whole), dropped=round(metrics["llmdump_records_dropped_total"]), told=told["missing"],
-        spilled=round(metrics["llmdump_records_spilled_total"]),
+        exchanges=len(load.done), whole=len(whole), told=told["missing"],
+        dropped=round(metrics["llmdump_records_dropped_total"]), spilled=round(metrics["llmdump_records_spilled_total"]),
     )  # fmt: skip

@@ -88,7 +88,7 @@ def read_on(tail: Tail) -> list[Located | Damage]:
 def surveyed(directory: Path) -> Survey:
     """What verify reads."""
     found = Survey()
-    found.read(directory, [], lambda _: math.inf, 0.0, lambda _: None)
+    found.read(directory, [], [], lambda _: math.inf, 0.0, lambda _: None)
     return found
 
 
@@ -150,7 +150,9 @@ def check_recovered(data: DataDir, path: Path, whole: bytes, cut: int, ends: lis
 def test_any_byte_changed_costs_its_record_alone_and_is_told_by_number(
     file_format: str, data: DataDir, is_long: bool, rng: random.Random, tell: Callable[..., None]
 ) -> None:
-    path = written(data, file_format, [chunk(number, upload(rng, 700) if number > 1 else b"") for number in range(1, 11)], close=True)
+    path = written(
+        data, file_format, [chunk(number, upload(rng, 700) if number > 1 else b"") for number in range(1, 11)], close=True
+    )
     path.with_name(f"w0-00000002.{file_format}").write_bytes(b"")  # so that it is not the newest
     Mark(data.segments, "w0").set(3, {})
     content = path.read_bytes()
@@ -175,7 +177,9 @@ def check_changed(data: DataDir, path: Path, places: list[Located], offset: int)
     lost = sorted({one.record.number for one in places} - set(numbers))
     # A changed `seq` is no damage: nobody's checksum has it, for the writer sets it. Nor is a changed LF.
     assert lost in ([], hit), (offset, hit, lost)
-    assert sorted(numbers) == numbers and all(item.record.instance in {INSTANCE, "0" * 16} for item in found if isinstance(item, Located))
+    assert sorted(numbers) == numbers and all(
+        item.record.instance in {INSTANCE, "0" * 16} for item in found if isinstance(item, Located)
+    )
     certificate = certify(data, Window(), lambda _: None)
     (one,) = certificate.instances
     assert [(missing.first, missing.last, missing.reason) for missing in one.statement.missing] == [
