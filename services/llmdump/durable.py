@@ -24,6 +24,7 @@ Rules for whoever edits this:
 """
 
 import contextlib
+import errno
 import os
 import struct
 from collections.abc import Mapping
@@ -57,7 +58,9 @@ class Mark:
         mark = _MARK.pack(_MAGIC, _boot(), number, sizes.get("cbor", 0), sizes.get("jsonl", 0))
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.pwrite(self._fd, mark + _CRC.pack(google_crc32c.value(mark)), 0)
+        content = mark + _CRC.pack(google_crc32c.value(mark))
+        if os.pwrite(self._fd, content, 0) != len(content):
+            raise OSError(errno.EIO, f"a mark was written in part: {self._path}")
 
     def remove(self) -> None:
         """All segments may be read to their ends. Blocking. Raises OSError."""
