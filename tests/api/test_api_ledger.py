@@ -95,7 +95,9 @@ def test_an_instance_with_records_in_spill_files_is_pending_until_it_has_none() 
     segments = [Segment("w0-00000001.cbor", 0, False)]
     (found,) = ledger.statements(known, segments, [], spilled={ONE})
     assert (found.state, found.complete, found.missing, found.under_way, found.unknown_after) == ("pending", False, [], 1, None)
-    (found,) = ledger.statements(known, segments, [Card(role="proxy", slot=0, pid=1, started_at=0.0, instance=ONE)], spilled={ONE})
+    (found,) = ledger.statements(
+        known, segments, [Card(role="proxy", slot=0, pid=1, started_at=0.0, instance=ONE)], spilled={ONE}
+    )
     assert found.state == "living"
     (found,) = ledger.statements(known, segments, [])
     assert (found.state, found.missing, found.unknown_after) == ("died", [Missing(3, 3, "unknown")], 9)
