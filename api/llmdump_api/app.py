@@ -106,8 +106,9 @@ class Api:
 
     async def _judged(self) -> tuple[list[Statement], dict[str, Ledger]]:
         cards = await self._index.run(self._fleet.living)
+        spilled = await self._index.run(self._data.spilled)
         ledgers, segments = await self._index.ledgers()
-        return ledger.statements(ledgers, segments, cards, await self._index.run(self._deleted)), ledgers
+        return ledger.statements(ledgers, segments, cards, await self._index.run(self._deleted), spilled), ledgers
 
     def _deleted(self) -> list[Note]:
         """What retention has deleted, as far as that can be read. Blocking."""

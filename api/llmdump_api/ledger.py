@@ -4,7 +4,7 @@ A number that is missing here was in no file, or in none that could be read, or 
 indexed. What retention deleted before it was indexed is told as that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,9 +26,14 @@ MISSING_MAX: Final = 1000
 
 
 def statements(
-    ledgers: dict[str, Ledger], segments: Iterable[Segment], cards: Iterable[Card], notes: Iterable[Note] = ()
+    ledgers: dict[str, Ledger],
+    segments: Iterable[Segment],
+    cards: Iterable[Card],
+    notes: Iterable[Note] = (),
+    spilled: Collection[str] = (),
 ) -> list[Statement]:
-    """What can be said of each instance, those that began last first; `notes` say what retention has deleted."""
+    """What can be said of each instance, those that began last first; `notes` say what retention has deleted, `spilled` which
+    have records in spill files."""
     cards, segments = list(cards), list(segments)
     retired = retention.by_instance(_not_indexed(notes, segments))
     ledgers = {name: Ledger(About(name), [], []) for name in retired} | ledgers
@@ -36,7 +41,12 @@ def statements(
     writers |= {f"w{card.slot}" for card in cards if card.role == "writer"}
     living = {card.instance for card in cards if card.role == "proxy"}
     newest_first = sorted(ledgers, key=lambda name: (-(ledgers[name].about.hello_us or 0), name))
-    return [_statement(name, ledgers[name], len(writers) > 1, name in living, retired.get(name, [])) for name in newest_first]
+    pending = {name for name in spilled if name not in living}
+    several = len(writers) > 1
+    return [
+        _statement(name, ledgers[name], retired.get(name, []), several, living=name in living, pending=name in pending)
+        for name in newest_first
+    ]
 
 
 def _not_indexed(notes: Iterable[Note], segments: Iterable[Segment]) -> list[Note]:
@@ -45,13 +55,16 @@ def _not_indexed(notes: Iterable[Note], segments: Iterable[Segment]) -> list[Not
     return [note for note in notes if note.segment not in read]
 
 
-def _statement(name: str, ledger: Ledger, several_writers: bool, living: bool, retired: list[Retired]) -> Statement:
+def _statement(
+    name: str, ledger: Ledger, retired: list[Retired], several_writers: bool, *, living: bool, pending: bool
+) -> Statement:
     lasts = (*(last for _, last in ledger.numbers), *(gap.last for gap in ledger.gaps), *(one.last for one in retired))
     made = max([ledger.about.bye_last or 0, *lasts])
-    # One writer stores numbers in their order; of several, one may still hold what another has passed.
-    settled = 0 if several_writers else made
+    # One writer stores numbers in their order; of several, one may still hold what another has passed. What was spilled may
+    # go to another one still.
+    settled = 0 if several_writers or pending else made
     ended = ledger.about.bye_us is not None
-    return certificate.judge(Facts(name, ledger.numbers, made, ledger.gaps, (), ended, living, settled, retired))
+    return certificate.judge(Facts(name, ledger.numbers, made, ledger.gaps, (), ended, living, settled, retired, pending))
 
 
 def answer(found: list[Statement], ledgers: dict[str, Ledger]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ fails, the disk or the index, is counted, and work begins again from what the in
 from it. An index that is broken is set aside and made anew; one that is deleted while we run is made anew too. One
 whose content is replaced while we run (`rebuild`) is gone on with from where that stands.
 
-Exchanges of a proxy that died are ended as `lost` when there is nothing left to read. Should more of their records
-come, from a writer that was down or slow, they go on.
+Exchanges of a proxy that died are ended as `lost` when there is nothing left to read, and nothing of it in spill files.
+Should more of their records come, from a writer that was down or slow, they go on.
 """
 
 import contextlib
@@ -188,6 +188,7 @@ class Follower:
             return
         self._last_look_for_dead = now
         living = {card.instance for card in presence.living(self._data.run, "proxy")}
+        living |= self._data.spilled()  # what they have to say may still come
         dead = (instance for instance in db.open_instances() if instance not in living)
         self._dead_since = {instance: self._dead_since.get(instance, now) for instance in dead}
         for instance, since in self._dead_since.items():

@@ -4,8 +4,9 @@ Which file: a writer's segments in rising order, each to its end before the next
 there, cbor is read and jsonl passed over, unless the jsonl has been begun already.
 
 Whether a segment grows: only the newest of its writer does, and a sealed one or one with a footer never. The files are
-listed before a segment is looked at, so all that a writer put into it before it began the next is seen. What is cut
-short at the end of a segment that grows is not there yet; in one that does not grow it is damage.
+listed before a segment is looked at, so all that a writer put into it before it began the next is seen. One that grows
+is read as far as its writer has made it durable (see `durable`). What is cut short at the end of a segment that grows is
+not there yet; in one that does not grow it is damage.
 """
 
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llmdump import segment, window
+from llmdump import durable, segment, window
 from llmdump.admin import count_swallowed
 from llmdump.positions import WINDOW_BYTES, WINDOW_BYTES_MAX
 from llmdump.record import DamageError
@@ -75,7 +76,7 @@ class Tail:
         """See which files are there now. The segments that are new to the index, have gone, or are back."""
         if self._unchanged():
             return []
-        names = {name.segment: name for name in segment.find(self._directory)} if self._directory.is_dir() else {}
+        names = {name.segment: name for name in self._find()} if self._directory.is_dir() else {}
         changed = [self._add(name) for name in self._to_read(names.values()) if name.segment not in self._rows]
         changed += [row for row in map(self._presence(names), list(self._rows.values())) if row is not None]
         self._plan(names)
@@ -101,7 +102,8 @@ class Tail:
         lag = 0
         for source in (source for sources in self._sources.values() for source in sources):
             try:
-                lag += max(0, source.open(self._directory).size - source.row.offset)
+                file = source.open(self._directory)
+                lag += max(0, durable.readable_bytes(self._directory, file) - source.row.offset)
             except (OSError, ValueError):
                 continue  # it has just gone, or cannot be read: a step will tell
             if source is not self._sources[source.name.writer][0]:
@@ -131,6 +133,14 @@ class Tail:
         unchanged = mtime_ns == self._listed_mtime_ns
         self._listed_mtime_ns = -1 if fresh else mtime_ns
         return unchanged
+
+    def _find(self) -> Iterable[Name]:
+        """What is there. A segment of which nothing is durable may vanish again without a trace, so it is not there yet."""
+        for name in segment.find(self._directory):
+            if name.sealed or name.segment in self._rows or durable.limit(self._directory, name):
+                yield name
+            else:
+                self._listed_mtime_ns = -1
 
     def _to_read(self, names: Iterable[Name]) -> list[Name]:
         """One of the two formats of each number: the one that the index knows, there or gone, else cbor."""
@@ -198,10 +208,10 @@ class Tail:
             offset, size = source.row.offset, (self._directory / f"{source.name.segment}.zst").stat().st_size
             return self._done(source, [Damage(offset, size)], offset + size)
         grows = source.name.number == self._newest[source.name.writer] and not source.name.sealed and not file.sealed
-        offset, size = source.row.offset, file.size
+        offset, size = source.row.offset, durable.readable_bytes(self._directory, file)
         if offset >= size:
             return None if grows else self._done(source, [], offset)
-        content = _read(file, offset, source.window_bytes)
+        content = _read(file, offset, min(source.window_bytes, size - offset))
         if content is None:
             end = file.frame_end(offset)
             return self._done(source, [Damage(offset, end - offset)], end, closed=end >= size)

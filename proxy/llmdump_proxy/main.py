@@ -112,9 +112,7 @@ class Proxy:
                 session.capture_drained()
 
     def _lost(self, frame: Frame) -> None:
-        # With holes in it the exact numbers are not known: then they stay unexplained.
-        if frame.last - frame.first + 1 == frame.records:
-            self.recorder.tell_lost(time.time(), frame.first, frame.last, "spill_unreadable")
+        self.recorder.tell_lost(time.time(), frame.ranges, "spill_unreadable")
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Forwarding works as long as this answers; capture is told beside it."""

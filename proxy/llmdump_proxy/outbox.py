@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from llmdump import wire
+from llmdump.positions import unpack
 from llmdump.wire import BATCH_BYTES_MAX, WINDOW_BYTES, Ack, Batch, Have, Hello, ProtocolError, Resync, Retire
 
 RESERVE_BYTES: Final = 512 * 1024
@@ -89,6 +90,14 @@ class Frame(NamedTuple):
     segment: int
     at: int
     file_bytes: int
+    runs: bytes = b""
+    """Its numbers less `first`, packed as in `positions`; empty where that is all of them, or not known."""
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Its numbers; where they are not known, from the first to the last."""
+        runs = unpack(self.runs) or [(0, self.last - self.first + 1)]
+        return [(self.first + offset, self.first + offset + count - 1) for offset, count in runs]
 
 
 class Lane:

@@ -130,9 +130,9 @@ class Recorder:
         else:
             gaps.append([number, number])
 
-    def tell_lost(self, ts: float, first: int, last: int, reason: str) -> None:
+    def tell_lost(self, ts: float, ranges: list[tuple[int, int]], reason: str) -> None:
         """Name numbers that were handed over and have been lost since; who lost them counts them."""
-        self._gaps.setdefault(reason, []).append([first, last])
+        self._gaps.setdefault(reason, []).extend([first, last] for first, last in ranges)
         self.tell_gaps(ts)
 
     def _own_record(self, ts: float, kind: bytes, extra: bytes, count: int) -> bool:

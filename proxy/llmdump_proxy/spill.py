@@ -1,7 +1,8 @@
 """The spill file of one proxy instance: batches that wait on disk for their writer. Blocking, for one thread.
 
     <data>/spill/<instance>.lock               locked (flock) by whoever has the instance in hand; empty
-    <data>/spill/<instance>-<lane>.writer      the endpoint of the lane's writer; blanks if it never had one
+    <data>/spill/<instance>-<lane>.writer      the endpoint of the lane's writer; blanks if it never had one.
+                                               `run:writer-0.sock` is a socket of this data directory, wherever that is now
     <data>/spill/<instance>-<lane>-<n>.spill   a segment: frames of one lane, one after another; n = 00000001 …
 
 A frame is one batch (integers big-endian):
@@ -22,6 +23,8 @@ Rules for whoever edits this:
 - A write that fails leaves no trace: the segment is cut back to the last whole frame and is not appended to again.
   Only a process that died in the middle of a write leaves a torn frame. It is the last of its segment, nobody was told
   that it was written, and it is cut.
+- A damaged frame costs itself. Where its head is damaged, the next frame with a good checksum is looked for; a live instance
+  tells in a gap record which numbers are lost.
 - No records are synced. The file is for a process that dies; what a power cut takes is missing in the numbers. The
   writer's name is: without it, what a power cut leaves of the lane could not be sent, once its writer has any of it.
 - A segment is deleted when none of its frames is needed. `Room` counts whole segments, until they are deleted, for all
@@ -32,6 +35,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import sys
@@ -41,6 +45,10 @@ from typing import Final, NamedTuple
 
 import google_crc32c
 
+from llmdump import log
+from llmdump.admin import count_swallowed
+from llmdump.data_dir import DataDir
+from llmdump.positions import Runs
 from llmdump.record import RECORD_BYTES_MAX
 from llmdump_proxy.outbox import Frame, Packed
 
@@ -105,6 +113,7 @@ class Spill:
         """`lock` is the locked file of an instance that died."""
         self.instance = instance
         self._directory = directory
+        self._data = DataDir(directory.parent)
         self._room = room
         self._lock = lock
         self._segments: dict[int, _Segment] = {}
@@ -133,7 +142,7 @@ class Spill:
         self._room.used_bytes += size
         if segment.size >= min(SEGMENT_BYTES, self._room.limit_bytes // SEGMENTS_MIN):
             self._leave_segment(lane)
-        return Frame(packed.numbers[0], packed.last, len(packed.numbers), len(body), number, at, size)
+        return Frame(packed.numbers[0], packed.last, len(packed.numbers), len(body), number, at, size, _runs(packed))
 
     def read(self, lane: int, endpoint: str, frame: Frame) -> Packed:
         """The batch of a frame, to be sent to the writer at `endpoint`. Raises OSError or FrameDamagedError."""
@@ -148,7 +157,7 @@ class Spill:
             return
         fd = os.open(self._directory / f"{self.instance}-{lane}.writer", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(fd, endpoint.encode().ljust(ENDPOINT_BYTES), 0)
+            os.pwrite(fd, self._data.portable(endpoint).encode().ljust(ENDPOINT_BYTES), 0)
             if endpoint:
                 with contextlib.suppress(OSError):
                     os.fsync(fd)
@@ -219,7 +228,7 @@ class Spill:
 
     def _read_writer(self, lane: int) -> str:
         try:
-            return (self._directory / f"{self.instance}-{lane}.writer").read_text().strip()
+            return self._data.endpoint((self._directory / f"{self.instance}-{lane}.writer").read_text().strip())
         except FileNotFoundError:
             return ""
 
@@ -278,6 +287,16 @@ def _lock(path: Path) -> int | None:
     return None
 
 
+def _runs(packed: Packed) -> bytes:
+    """The numbers of a batch as its frame keeps them in memory: some bytes a hole."""
+    if isinstance(packed.numbers, range):
+        return b""
+    runs, first = Runs(), packed.numbers[0]
+    for number in packed.numbers:
+        runs.add(number - first, 1)
+    return runs.packed()
+
+
 def _encoded(packed: Packed) -> bytes:
     """A frame without the records."""
     first = packed.numbers[0]
@@ -295,11 +314,9 @@ def _encoded(packed: Packed) -> bytes:
 def _decoded(content: bytes, frame: Frame) -> Packed:
     if len(content) != frame.file_bytes:
         raise FrameDamagedError
-    magic, count, size, crc = _HEAD.unpack_from(content)
+    magic, count, size, _ = _HEAD.unpack_from(content)
     body_at = 24 + 8 * frame.records
-    if (magic, count, size) != (MAGIC, frame.records, frame.size_bytes) or crc != google_crc32c.extend(
-        google_crc32c.value(content[:12]), content[16:]
-    ):
+    if (magic, count, size) != (MAGIC, frame.records, frame.size_bytes) or not _is_whole(content):
         raise FrameDamagedError
     offsets, lengths = array.array("I", content[24 : 24 + 4 * count]), array.array("I", content[24 + 4 * count : body_at])
     if sys.byteorder == "little":
@@ -308,17 +325,56 @@ def _decoded(content: bytes, frame: Frame) -> Packed:
     return Packed([frame.first + offset for offset in offsets], lengths, content[body_at:])
 
 
+def _is_whole(content: bytes) -> bool:
+    """Whether the checksum of exactly one frame's bytes holds."""
+    if len(content) < 24:
+        return False
+    crc: int = google_crc32c.extend(google_crc32c.value(content[:12]), content[16:])
+    found: int = _U32.unpack_from(content, 12)[0]
+    return crc == found
+
+
 def _frames(path: Path, segment: int) -> Iterator[Frame]:
-    """The frames of a segment, from their heads; what is not a whole frame at its end is cut."""
+    """The frames of a segment, from their heads. Where none begins, the next whole one is looked for; what is torn at the end
+    is cut."""
     with path.open("r+b", buffering=0) as file:
         fd, end, at = file.fileno(), path.stat().st_size, 0
         while at < end:
             frame = _frame_at(fd, segment, at)
-            if frame is None or at + frame.file_bytes > end:
-                os.ftruncate(fd, at)
-                return
+            if frame is None or not (_ends_well(fd, frame, end) or _is_whole(os.pread(fd, frame.file_bytes, at))):
+                next_at = _next_frame(fd, segment, at + 1, end)
+                if next_at is None:
+                    _cut_torn(fd, path, at)
+                    return
+                count_swallowed("spill_damage")
+                log.error("spill_damaged", file=path.name, offset=at, bytes=next_at - at)
+                at = next_at
+                continue
             yield frame
             at += frame.file_bytes
+
+
+def _cut_torn(fd: int, path: Path, at: int) -> None:
+    log.warning("spill_torn_tail_cut", file=path.name, bytes=os.fstat(fd).st_size - at)
+    os.ftruncate(fd, at)
+
+
+def _ends_well(fd: int, frame: Frame, end: int) -> bool:
+    """Whether the file ends where this one does, or a frame begins there: else its head may be damaged."""
+    behind = frame.at + frame.file_bytes
+    return behind == end or (behind < end and os.pread(fd, len(MAGIC), behind) == MAGIC[: end - behind])
+
+
+def _next_frame(fd: int, segment: int, at: int, end: int) -> int | None:
+    """Where a frame begins whose checksum holds."""
+    with mmap.mmap(fd, end, access=mmap.ACCESS_READ) as content:
+        at = content.find(MAGIC, at)
+        while at >= 0:
+            frame = _frame_at(fd, segment, at)
+            if frame is not None and at + frame.file_bytes <= end and _is_whole(content[at : at + frame.file_bytes]):
+                return at
+            at = content.find(MAGIC, at + 1)
+    return None
 
 
 def _frame_at(fd: int, segment: int, at: int) -> Frame | None:

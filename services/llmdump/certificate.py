@@ -6,7 +6,7 @@ that died without a goodbye. A number that is not there is
 
     told         a gap record names it with a reason (`overflow`)
     retired      retention deleted it, and wrote down when and for which cap (see `retention`): not missing
-    under way    the instance lives, and its writer has not stored anything later of it
+    under way    the instance lives, or has records in spill files, and its writer has not stored anything later of it
     `damaged`    it stood, or may have stood, where a file holds no record any more: within these neighbours
     `deleted`    the same for a segment that is not there
     `unknown`    nothing explains it
@@ -29,6 +29,7 @@ from llmdump.ranges import Range, Ranges
 DAMAGED: Final = "damaged"
 DELETED: Final = "deleted"
 UNKNOWN: Final = "unknown"
+PENDING: Final = "pending"
 
 
 class Hole(NamedTuple):
@@ -68,8 +69,10 @@ class Facts(NamedTuple):
     """It said goodbye."""
     living: bool = False
     settled: int = 0
-    """Of a living one: what is missing up to this number is not under way any more."""
+    """Of a living or pending one: what is missing up to this number is not under way any more."""
     retired: Sequence[Retired] = ()
+    pending: bool = False
+    """It does not live, and records of it wait in spill files."""
 
 
 class Missing(NamedTuple):
@@ -91,7 +94,7 @@ class Statement(NamedTuple):
 
     instance: str
     state: str
-    """`ended` with a goodbye, `living`, or `died`."""
+    """`ended` with a goodbye, `living`, `pending` while records wait in spill files, or `died`."""
     made: int
     """Numbers given out within the window, as far as is known."""
     present: int
@@ -115,11 +118,13 @@ class Statement(NamedTuple):
     @property
     def complete(self) -> bool:
         """Every number is there, under way or deleted on purpose, and the end is known."""
-        return not self.missing and self.unknown_after is None
+        return not self.missing and self.unknown_after is None and self.state != PENDING
 
 
 def state(facts: Facts) -> str:
-    """`ended`, `living` or `died`."""
+    """`ended`, `living`, `pending` or `died`."""
+    if facts.pending and not facts.living:
+        return PENDING
     return "ended" if facts.ended else "living" if facts.living else "died"
 
 
@@ -137,7 +142,7 @@ def judge(facts: Facts, within: Range | None = None, *, ends_within: bool = True
     retired: list[Retired] = []
     rest = _retire(rest, [one for one in facts.retired if one.records == one.last - one.first + 1], retired)
     under_way: Ranges = []
-    if facts.living:
+    if facts.living or facts.pending:
         under_way = ranges.both(rest, ranges.merged([(facts.settled + 1, facts.made)]))
         rest = ranges.without(rest, under_way)
     for group in _overlapping(one for one in facts.retired if one.records < one.last - one.first + 1):

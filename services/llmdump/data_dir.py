@@ -9,6 +9,7 @@
 <data>/admin_token                       bearer token of the api, made at first start
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
 <data>/run/writer-0.sock                 where a writer takes records
+<data>/run/w0.durable                    how far the newest segment of a writer may be read (see `durable`)
 <data>/spill/<instance>-0-00000001.spill  records that wait for a writer, when a proxy's memory is full
 """
 
@@ -20,6 +21,7 @@ from typing import Final
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included (unix(7)).
 SOCKET_PATH_BYTES_MAX: Final = 103
+_PORTABLE: Final = "run:"
 _LONGEST_SOCKET_NAME: Final = "writer-000.sock"
 
 
@@ -53,4 +55,20 @@ class DataDir:
 
     def writer_endpoint(self, slot: int) -> str:
         """The ZeroMQ endpoint of the writer in this slot."""
-        return f"ipc://{self.sockets / f'writer-{slot}.sock'}"
+        return f"{self._own}writer-{slot}.sock"
+
+    def portable(self, endpoint: str) -> str:
+        """An endpoint as it is written down: without the place of the data directory, which may be moved."""
+        return _PORTABLE + endpoint.removeprefix(self._own) if endpoint.startswith(self._own) else endpoint
+
+    def endpoint(self, portable: str) -> str:
+        """The endpoint that was written down so."""
+        return self._own + portable.removeprefix(_PORTABLE) if portable.startswith(_PORTABLE) else portable
+
+    def spilled(self) -> set[str]:
+        """The proxy instances that have records in spill files, to be sent by a living proxy. Blocking. Raises OSError."""
+        return {path.name.partition("-")[0] for path in self.spill.glob("*.spill")}
+
+    @property
+    def _own(self) -> str:
+        return f"ipc://{self.sockets}/"

@@ -34,6 +34,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import cbor2
@@ -52,6 +53,8 @@ RESERVED: Final = frozenset(
 
 _CRC_BYTES: Final = 19
 _CRC = re.compile(rb',"x_c":"([0-9a-f]{8})"\}\}')
+_SEAM = re.compile(rb'"x_c":"[0-9a-f]{8}"\}\}.(?=\{"timestamp_iso":)', re.DOTALL)
+"""Where a line ends and the next begins, whatever byte is between them."""
 _KEY_N: Final = b'"x_n":'
 _INT_MAX: Final = 2**63
 
@@ -188,10 +191,39 @@ def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Loc
             if found is not None:
                 yield Located(base + at, end - at, found)
         except DamageError:
-            yield Damage(base + at, end - at)
+            yield from _lines_run_together(content[at:end], base + at)
         at = end
     if closed and at < len(content):
-        yield Damage(base + at, len(content) - at)
+        yield from _last_line(content[at:], base + at)
+
+
+def _last_line(line: bytes, base: int) -> Iterator[Located | Damage]:
+    """A line without its LF, behind which nothing comes: whole, if its checksum says so."""
+    try:
+        found = decode(line)
+        if found is not None:
+            yield Located(base, len(line), found)
+    except DamageError:
+        yield Damage(base, len(line))
+
+
+def _lines_run_together(line: bytes, base: int) -> Iterator[Located | Damage]:
+    """What is left of lines whose end was damaged, so that they look like one; else damage."""
+    begins = [0, *(seam.end() for seam in _SEAM.finditer(line))]
+    if len(begins) == 1:
+        yield Damage(base, len(line))
+        return
+    for begin, end in pairwise([*begins, len(line)]):
+        try:
+            found = decode(line[begin : end - 1])
+        except DamageError:
+            yield Damage(base + begin, end - begin)
+            continue
+        own_end = end if end == len(line) else end - 1
+        if found is not None:
+            yield Located(base + begin, own_end - begin, found)
+        if own_end < end:
+            yield Damage(base + own_end, 1)
 
 
 class _Object(msgspec.Struct, frozen=True):

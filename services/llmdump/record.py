@@ -68,7 +68,8 @@ _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _CHUNK = struct.Struct(">10s4sI")
 _FIXED_META_BYTES: Final = _META.size + 21 + 42
-_EMPTY_RECORD_BYTES: Final = _HEAD.size + _FIXED_META_BYTES + 4 + _CRC.size
+EMPTY_RECORD_BYTES: Final = _HEAD.size + _FIXED_META_BYTES + 4 + _CRC.size
+"""No record is shorter."""
 _BASE_ENTRIES: Final = 6  # x_l, x_n, x_i, rid, x_k, x_c
 _X_Z: Final = b"\x63x_z\xf5"
 _ZERO_SEQ: Final = bytes(8)
@@ -107,7 +108,7 @@ def encode(
     ts: float, direction: int, number: int, data: bytes, identity: Identity, kind: bytes, extra: bytes, count: int
 ) -> bytes:
     """One whole record. `kind` is a `kind_entry`; `extra` are `count` CBOR entries, as `entries` gives them."""
-    size = _EMPTY_RECORD_BYTES + len(data) + len(kind) - 4 + len(extra) + len(identity.suffix)
+    size = EMPTY_RECORD_BYTES + len(data) + len(kind) - 4 + len(extra) + len(identity.suffix)
     body = b"".join(
         (
             _HEAD.pack(MAGIC, ts, b"\x63dir", direction, b"\x63seq\x1b", 0, b"\x64data\x5a", len(data)),
@@ -247,7 +248,7 @@ def is_whole(record: bytes | memoryview) -> bool:
 
 def decode(record: bytes | memoryview) -> Record:
     """The record in exactly these bytes, its checksum checked. Raises DamageError."""
-    if len(record) < _EMPTY_RECORD_BYTES or not is_whole(record):
+    if len(record) < EMPTY_RECORD_BYTES or not is_whole(record):
         raise DamageError("checksum does not match")
     try:
         return _read(record)
@@ -276,6 +277,12 @@ def number_of(record: bytes | memoryview) -> int:
     """The record number (`x_n`) of one record's bytes, without decoding or checking the rest."""
     number: int = _U64.unpack_from(record, DATA_AT + _U32.unpack_from(record, 37)[0] + 21)[0]
     return number
+
+
+def seq_of(record: bytes | memoryview, at: int) -> int:
+    """The `seq` of the record that begins at `at`."""
+    seq: int = _U64.unpack_from(record, at + SEQ_AT)[0]
+    return seq
 
 
 def patch_seq(buffer: bytearray, at: int, seq: int) -> None:

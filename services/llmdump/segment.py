@@ -127,29 +127,50 @@ def skip_header(content: bytes) -> int:
         raise DamageError(f"not a capture file: {err}") from err
     if not isinstance(found, dict) or found.get("magic") != V2_MAGIC or found.get("version") != V2_VERSION:
         raise DamageError("not a capture file of version 2")
-    return stream.tell()
+    end = stream.tell()
+    if record.MAGIC in content[: end + len(record.MAGIC) - 1]:
+        raise DamageError("not a capture file: its header reaches into the first record")
+    return end
 
 
-def scan(content: bytes, base: int = 0, *, closed: bool = False) -> Iterator[Located | Damage]:
-    """The records in `content`, which begins at offset `base` of a CBOR segment, just at a record.
+def scan(content: bytes, base: int = 0, *, closed: bool = False, resync: bool = False) -> Iterator[Located | Damage]:
+    """The records in `content`, which begins at offset `base` of a CBOR segment, just at a record. Does no I/O.
 
-    Ends at the last whole record: what follows is not there yet. With `closed`, nothing more will come, and what
-    follows is damage. Does no I/O.
+    `content` may end anywhere: what may still become a record when more is read is not there yet. With `closed`, nothing
+    more will come, and what is cut is damage. `resync`: take for damage what looks cut, if whole records follow.
     """
-    at, view, damaged = 0, memoryview(content), False
+    at, last, view, before = 0, None, memoryview(content), 0
     while at < len(content):
-        found = _record_at(view, at, meta=damaged)
+        found = _record_at(view, at, meta=at > before)
         if found:
             size, whole = found
             yield Located(base + at, size, whole)
-            at += size
+            last = record.seq_of(view, at)
+            at = before = at + size
             continue
-        next_at = _next_record(content, at + 1)
-        if next_at < 0 and not closed:
+        end = _end_of_damage(content, at, last, may_be_cut=not (closed or resync))
+        if end < 0 and not closed:
             return
-        end = next_at if next_at >= 0 else len(content)
+        end = end if end >= 0 else len(content)
         yield Damage(base + at, end - at)
-        at, damaged = end, True
+        at = end
+
+
+def _end_of_damage(content: bytes, at: int, last: int | None, *, may_be_cut: bool) -> int:
+    """Where a record begins again behind what is none at `at`; -1 if that is not in `content`. `last`: the `seq` before.
+
+    A body holds whatever clients send, a capture file for example. So a record whose layout is whole is passed over as one,
+    and else only a record that can stand here, by its `seq`, is taken for one.
+    """
+    try:
+        size = record.measure(content, at)
+    except DamageError:
+        size = -1
+    if size > 0 and content.startswith(record.MAGIC, at + size):
+        return at + size
+    if may_be_cut and (size == 0 or at + size > len(content)):
+        return -1
+    return _next_record(content, at, _seq_before(content, at) if last is None else last)
 
 
 def _record_at(view: memoryview, at: int, *, meta: bool) -> tuple[int, Record] | None:
@@ -167,13 +188,34 @@ def _record_at(view: memoryview, at: int, *, meta: bool) -> tuple[int, Record] |
         return None
 
 
-def _next_record(content: bytes, at: int) -> int:
-    """Where the next whole record begins, at or after `at`; -1 if there is none."""
-    view = memoryview(content)
-    at = content.find(record.MAGIC, at)
-    while at >= 0 and not _record_at(view, at, meta=True):
+def _seq_before(content: bytes, at: int) -> int | None:
+    """What the damaged record itself says, if it does."""
+    head = content[at : at + record.SEQ_AT + 8]
+    whole = head.startswith(record.MAGIC) and len(head) == record.SEQ_AT + 8 and head[18 : record.SEQ_AT] == b"\x63seq\x1b"
+    return record.seq_of(head, 0) - 1 if whole else None
+
+
+def _next_record(content: bytes, damage_at: int, last: int | None) -> int:
+    """Where the next whole record begins behind damage; -1 if there is none.
+
+    That is the first to which the `seq` says that one record is lost, or none; else the first that can stand there.
+    """
+    view, possible = memoryview(content), -1
+    at = content.find(record.MAGIC, damage_at + 1)
+    while 0 <= at <= len(content) - record.EMPTY_RECORD_BYTES:
+        seq = record.seq_of(view, at)
+        certain = last is None or last < seq <= last + 2
+        if (certain or (possible < 0 and _can_stand(seq, last, at - damage_at))) and _record_at(view, at, meta=True):
+            if certain:
+                return at
+            possible = at
         at = content.find(record.MAGIC, at + 1)
-    return at
+    return possible
+
+
+def _can_stand(seq: int, last: int | None, damaged_bytes: int) -> bool:
+    """Whether a record with this `seq` can come so many bytes behind the one with the `seq` `last`."""
+    return last is None or last <= seq <= last + 1 + damaged_bytes // record.EMPTY_RECORD_BYTES
 
 
 class SegmentFile:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from llmdump import ledger, pins, ranges, segment, window
+from llmdump import durable, ledger, pins, ranges, segment, window
 from llmdump.certificate import DAMAGED, DELETED, Hole, Retired
 from llmdump.ledger import Gap, Runs
 from llmdump.positions import WINDOW_BYTES, WINDOW_BYTES_MAX
@@ -102,7 +102,7 @@ class Survey:
         self.pinned = 0
         """Pinned files."""
         self.torn_bytes = 0
-        """Behind the last whole record of files that may still grow."""
+        """Behind the last whole and durable record of files that may still grow."""
         self._since_s = since_s
         self._until_s = until_s
 
@@ -303,7 +303,7 @@ def _read(
         size = file.size
         survey.bytes += size
         end = 0
-        for behind, item in _scan(file, size, patience_s, advance):
+        for behind, item in _scan(file, lambda: durable.readable_bytes(data, file), patience_s, advance):
             end = behind
             if item is not None:
                 yield item
@@ -311,10 +311,10 @@ def _read(
 
 
 def _scan(
-    file: SegmentFile, size: int, patience_s: float | None, advance: Callable[[int], None]
+    file: SegmentFile, readable_bytes: Callable[[], int], patience_s: float | None, advance: Callable[[int], None]
 ) -> Iterator[tuple[int, Located | Damage | None]]:
-    """What is in the first `size` bytes of a file, each with the offset behind it."""
-    at, want, deadline = 0, WINDOW_BYTES, math.inf
+    """What is in a file, as far as it can be read now, each with the offset behind it."""
+    at, size, want, deadline = 0, readable_bytes(), WINDOW_BYTES, math.inf
     while at < size:
         content = _content(file, at, min(want, size - at))
         if content is None:
@@ -339,7 +339,7 @@ def _scan(
         else:
             deadline = min(deadline, time.monotonic() + (patience_s or 0.0))
             time.sleep(_LOOK_EVERY_S)
-            size = file.size
+            size = readable_bytes()
 
 
 def _content(file: SegmentFile, at: int, size: int) -> bytes | None:

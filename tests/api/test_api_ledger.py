@@ -90,6 +90,19 @@ def test_with_several_writers_a_living_instance_has_numbers_under_way(
     assert (found.missing, found.under_way) == (missing, under_way)
 
 
+def test_an_instance_with_records_in_spill_files_is_pending_until_it_has_none() -> None:
+    known = {ONE: Ledger(About(ONE), [(1, 2), (4, 9)], [])}
+    segments = [Segment("w0-00000001.cbor", 0, False)]
+    (found,) = ledger.statements(known, segments, [], spilled={ONE})
+    assert (found.state, found.complete, found.missing, found.under_way, found.unknown_after) == ("pending", False, [], 1, None)
+    (found,) = ledger.statements(
+        known, segments, [Card(role="proxy", slot=0, pid=1, started_at=0.0, instance=ONE)], spilled={ONE}
+    )
+    assert found.state == "living"
+    (found,) = ledger.statements(known, segments, [])
+    assert (found.state, found.missing, found.unknown_after) == ("died", [Missing(3, 3, "unknown")], 9)
+
+
 def test_an_answer_is_bounded_and_its_sums_are_of_all() -> None:
     holed = [(number, number) for number in range(1, 2 * ledger.MISSING_MAX + 10, 2)]
     known = {f"{index:016x}": Ledger(About(f"{index:016x}"), holed, []) for index in range(3)}

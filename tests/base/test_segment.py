@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmdump import segment
-from llmdump.record import DamageError, Identity, Record, encode, entries, kind_entry
+from llmdump.record import DamageError, Identity, Record, encode, entries, kind_entry, patch_seq
 from llmdump.segment import Damage, Located, Name, SegmentFile, find, header, parse_name, scan, skip_header
 
 IDENTITY = Identity("0123456789abcdef", "0192d3c4-aaaa-7bbb-8ccc-123456789abc", {"sid": "s"})
@@ -57,7 +57,7 @@ def test_damage_in_the_middle_costs_the_damaged_record_only() -> None:
                 continue
             damaged = bytearray(CONTENT)
             damaged[STARTS[index] + offset] ^= 0xFF
-            numbers, damage = read(bytes(damaged))
+            numbers, damage = read(bytes(damaged), closed=True)
             assert numbers == [n for n in (1, 2, 3, 4) if n != index + 1], offset
             assert damage == [Damage(STARTS[index], len(RAWS[index]))]
 
@@ -84,6 +84,36 @@ def test_bytes_that_are_missing_or_too_many_cost_no_more_than_their_record(lost:
 def test_what_looks_like_a_record_within_a_good_one_is_its_data() -> None:
     content = raw(1, b"\xa5\x62ts\xfb" * 5 + raw(99)) + raw(2)
     assert read(content) == ([1, 2], [])
+
+
+@pytest.mark.parametrize("inner_seq", [0, 51, 52])
+def test_a_record_within_a_damaged_one_or_a_cut_one_is_not_taken_for_one(inner_seq: int) -> None:
+    """A client may upload a capture file. Mostly its records bear other places than they can have here; and where they do not,
+    a damaged record is still passed over as one if its layout is whole."""
+    inner = in_file(inner_seq, *(raw(90 + n) for n in range(5)))
+    parts = [raw(1), raw(2, inner), raw(3), raw(4)]
+    content = in_file(50, *parts)
+    begin, end = len(parts[0]), len(parts[0]) + len(parts[1])
+    layout = {
+        *range(begin, begin + 5),
+        *range(begin + 37, begin + 41),
+        *range(begin + 41 + len(inner), begin + 57 + len(inner)),
+    }
+    for offset in range(begin, end):
+        damaged = bytearray(content)
+        damaged[offset] ^= 1
+        if not begin + 23 <= offset < begin + 31 and (inner_seq == 0 or offset not in layout):
+            assert read(bytes(damaged), closed=True)[0] == [1, 3, 4], offset
+        assert read(content[:offset]) == ([1], []), offset
+
+
+def in_file(seq: int, *records: bytes) -> bytes:
+    """Records one after another, from this place in a file on."""
+    content = bytearray()
+    for place, one in enumerate(records, seq):
+        content += one
+        patch_seq(content, len(content) - len(one), place)
+    return bytes(content)
 
 
 def test_what_is_made_to_look_like_a_record_behind_damage_breaks_nothing() -> None:

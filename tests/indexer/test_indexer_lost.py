@@ -63,6 +63,19 @@ def test_open_exchanges_of_a_dead_proxy_are_lost_and_those_of_a_living_one_are_n
     assert ends(data)[2] == (new_id(3), "lost")
 
 
+def test_open_exchanges_of_a_dead_proxy_are_not_lost_while_records_of_it_wait_in_a_spill_file(data: DataDir) -> None:
+    dead, other = Instance(), Instance("11" * 8)
+    path = begin_segment(data)
+    append(path, b"".join(list(exchange(dead, new_id(1)))[:4]) + b"".join(list(exchange(other, new_id(2)))[:4]))
+    spill = data.spill / f"{dead.name}-0-00000001.spill"
+    spill.touch()
+    catch_up(data)
+    assert ends(data) == [(new_id(1), None), (new_id(2), "lost")]
+    spill.unlink()
+    catch_up(data)
+    assert ends(data)[0] == (new_id(1), "lost")
+
+
 @pytest.mark.parametrize("at", range(1, 6))
 def test_a_lost_exchange_goes_on_if_more_of_it_comes(data: DataDir, tmp_path: Path, at: int) -> None:
     records = list(exchange(Instance(), new_id(1), b'{"messages":[],"model":"m1"}'))

@@ -1,6 +1,7 @@
 """The spill file: its frames on disk, real disks that refuse, and the way of records through it to real writers."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -65,6 +66,7 @@ def test_a_batch_is_read_as_it_was_written_with_its_holes(data: DataDir) -> None
     ]  # fmt: skip
     for frame, batch in zip(frames, batches, strict=True):
         assert same(spill.read(0, ENDPOINT, frame), batch)
+        assert numbers_of(frame) == [*batch.numbers], "what is lost if it cannot be read"
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in data.spill.iterdir())
     spill.close()
 
@@ -105,6 +107,30 @@ def test_a_file_cut_at_any_byte_gives_the_whole_frames_before_the_cut(data: Data
         assert (path.stat().st_size if whole else 0) == sum(frame.file_bytes for frame in whole)
         assert path.exists() == bool(whole)
         os.close(lock)
+
+
+def test_a_segment_with_any_byte_changed_gives_all_frames_but_that_one(data: DataDir) -> None:
+    """Also if it is the frame's head that says where the next one begins."""
+    spill = Spill(data.spill, INSTANCE, room())
+    frames = [spill.write(0, ENDPOINT, packed(*numbers, size=12)) for numbers in ((1, 2), (3, 7), (8,))]
+    spill.close()
+    (path,) = data.spill.glob("*.spill")
+    content = path.read_bytes()
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes((content[at] ^ 1,)) + content[at + 1 :])
+        lock = os.open(data.spill / f"{INSTANCE}.lock", os.O_RDWR | os.O_CREAT)
+        dead = Spill(data.spill, INSTANCE, room(), lock)
+        readable = []
+        for frame in dead.found()[0].frames:
+            with contextlib.suppress(FrameDamagedError):
+                readable += dead.read(0, ENDPOINT, frame).numbers
+        whole = [number for frame in frames if not frame.at <= at < frame.at + frame.file_bytes for number in numbers_of(frame)]
+        assert readable == whole, at
+        os.close(lock)
+
+
+def numbers_of(frame: Frame) -> list[int]:
+    return [number for first, last in frame.ranges for number in range(first, last + 1)]
 
 
 def test_a_frame_with_any_byte_changed_is_not_read(data: DataDir) -> None:
@@ -501,6 +527,25 @@ async def test_orphans_of_two_writers_each_go_to_their_own(data: DataDir) -> Non
     await shipping.close()
     assert paths[1].read_bytes() == line(1, 50) + line(3, 50)
     assert paths[0].read_bytes() == line(2, 50)
+
+
+@on_loop
+async def test_orphans_of_a_moved_data_directory_are_sent(tmp_path: Path) -> None:
+    before = DataDir(tmp_path / "before").create()
+    dead = Spill(before.spill, INSTANCE, room())
+    dead.write(0, before.writer_endpoint(0), packed(1, 3))
+    dead.write(1, "tcp://127.0.0.1:5555", packed(2))
+    dead.close()
+    data = DataDir((tmp_path / "before").rename(tmp_path / "after")).create()
+    (moved,) = [*orphans(data.spill, room())]
+    assert [one.endpoint for one in moved.found()] == [data.writer_endpoint(0), "tcp://127.0.0.1:5555"]
+    moved.close()
+    shipping, path = shipping_for(data, data.writer_endpoint(0), instance=OTHER), data.root / "stored"
+    await shipping.start()
+    with WriterProcess(data.writer_endpoint(0), path):
+        await until(lambda: not files(data, "-0-00000001.spill"), WITHIN_S)
+    await shipping.close()
+    assert path.read_bytes() == line(1, 50) + line(3, 50)
 
 
 @on_loop

@@ -136,9 +136,9 @@ class ProxyRun:
         self.blocked = False
 
     def _lost(self, frame: Frame) -> None:
-        self.truth.unreadable.update(range(frame.first, frame.last + 1))
-        if frame.last - frame.first + 1 == frame.records:
-            self.recorder.tell_lost(time.time(), frame.first, frame.last, "spill_unreadable")
+        for first, last in frame.ranges:
+            self.truth.unreadable.update(range(first, last + 1))
+        self.recorder.tell_lost(time.time(), frame.ranges, "spill_unreadable")
 
     def stop(self) -> None:
         """As after SIGTERM."""

@@ -363,3 +363,23 @@ def test_an_index_that_cannot_be_read_is_2(data: DataDir) -> None:
     done = verify(data)
     assert done.returncode == 2
     assert "rebuild" in done.stderr
+
+
+def test_what_a_dead_proxy_has_spilled_is_pending_until_another_has_sent_it(backend: str, tmp_path: Path) -> None:
+    with Pipeline(tmp_path, upstream=backend) as pipe:
+        with Load(pipe.proxy) as load:
+            load.wait_for_more(5)
+            pipe.kill("writer")
+            load.wait_for_more(5)
+        pipe.stop("proxy")
+        assert pipe.data.spilled()
+        found = told(pipe.data)
+        (one,) = found["instances"]
+        assert (one["state"], one["missing"], one["unknown_after"], found["complete"]) == ("pending", [], None, False)
+        assert "pending" in says(pipe.data, 1)
+        pipe.start("writer", "proxy")
+        eventually(lambda: not pipe.data.spilled(), 10, "the next proxy has sent it")
+        check_numbers(pipe)
+        states = {instance["state"]: instance["missing"] for instance in told(pipe.data)["instances"]}
+        assert states == {"ended": [], "living": []}
+        load.check_all_is_stored_once(pipe)

@@ -27,6 +27,7 @@ def catalog_of(directory: Path, settings: Settings) -> Catalog:
 def begin(directory: Path, capture_format: str, records: list[bytes], *, close: bool = False, each: int = 1) -> list[Path]:
     """The files of a writer that stored these records, `each` a flush, and was then killed, or closed its segment."""
     directory.mkdir(exist_ok=True)
+    directory.with_name("run").mkdir(exist_ok=True)
     settings = Settings(capture_format=capture_format)
     store = Store(catalog_of(directory, settings), settings, "w0", 1)
     buffer = store.begin()

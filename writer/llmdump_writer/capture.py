@@ -306,6 +306,7 @@ class Capture:
         """Flush, acknowledge, close the segment, and tell everybody to keep what comes from now on."""
         names = self._sessions.in_session()
         self._rotate("stop")
+        self._store.leave()
         self._leaving = True
         for name in dict.fromkeys([*names, *self._hellos]):
             self._say(name, Retire())

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llmdump import jsonl, log, record, segment, window
+from llmdump import durable, jsonl, log, record, segment, window
 from llmdump.admin import count_swallowed
 from llmdump.record import RECORD_BYTES_MAX, DamageError, Record
 from llmdump.retention import Notes
@@ -271,7 +271,8 @@ def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None
     records = end = 0
     try:
         with segment.SegmentFile(directory, name.segment) as file:
-            for located in _records(file.read, name.format):
+            limit_bytes = durable.limit(directory, name)
+            for located in _records(file.read, name.format, limit_bytes):
                 one = located.record
                 if one.kind == footer.KIND:
                     continue
@@ -284,17 +285,18 @@ def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None
     return _Whole(spans, records, end)
 
 
-def _records(read: Read, file_format: str) -> Iterator[Located]:
+def _records(read: Read, file_format: str, durable_bytes: int) -> Iterator[Located]:
     """The records of a file, read in windows; damage is passed over and counted.
 
-    Where something looks cut short at the end of the file but whole records follow, they are kept: rather a damaged place
-    that stays in the file than a cut through what was acknowledged.
+    Where something looks cut short at the end of the file but whole records follow, they are kept if it lies in what was
+    durable: rather a damaged place that stays in the file than a cut through what was acknowledged. Behind that it is torn,
+    and what looks like records is in a body.
     """
     at = 0 if file_format == "jsonl" else _skip_header(read)
     size = WINDOW_BYTES
     while content := read(at, size):
         before, at_end = at, len(content) < size
-        for found in window.scan(file_format, content, at, closed=False, resync=at_end):
+        for found in _scan(file_format, content, at, durable_bytes, at_end=at_end):
             at = found.offset + found.size
             if isinstance(found, Damage):
                 count_swallowed("recovery_damage")
@@ -304,6 +306,16 @@ def _records(read: Read, file_format: str) -> Iterator[Located]:
         if at_end or size > 2 * RECORD_BYTES_MAX:
             return
         size = WINDOW_BYTES if at > before else 2 * size
+
+
+def _scan(file_format: str, content: bytes, base: int, durable_bytes: int, *, at_end: bool) -> Iterator[Located | Damage]:
+    at = base
+    for found in window.scan(file_format, content, base, closed=False):
+        at = found.offset + found.size
+        yield found
+    if at_end and at < min(durable_bytes, base + len(content)):
+        again = window.scan(file_format, content, base, closed=False, resync=True)
+        yield from (found for found in again if found.offset >= at)
 
 
 def _skip_header(read: Read) -> int:

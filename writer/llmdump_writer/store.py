@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from llmdump import log
+from llmdump.admin import count_swallowed
+from llmdump.durable import Mark
 from llmdump.metrics import SHORT_S, Histogram
 from llmdump.segment import Name
 from llmdump.settings import Settings
@@ -38,6 +40,15 @@ class Store:
         self._appenders: dict[str, Appender] = {}
         self._uncut: dict[Path, int] = {}
         """Files with records that were given up, and what is to be kept of them."""
+        self._mark = Mark(catalog.directory, writer)
+        self._release_what_was_recovered()
+
+    def _release_what_was_recovered(self) -> None:
+        """Let readers go to the end of the older segments. If the disk refuses, they wait for the first write."""
+        try:
+            self._mark.set(self._next_number, {})
+        except OSError:
+            count_swallowed("durable_mark")
 
     def begin(self) -> Buffer:
         """A new segment, in memory only."""
@@ -55,11 +66,14 @@ class Store:
         self.catalog.make_room(sum(size + len(buffer.waiting[one]) for one, size in buffer.sizes.items()))
 
     def _write(self, buffer: Buffer) -> None:
+        if not self._appenders:
+            self._mark.set(buffer.number, {})
         for one, waiting in buffer.waiting.items():
             appender = self._appender(buffer.names[one])
             appender.append(waiting)
             if self._settings.fsync == "flush":
                 appender.sync()
+        self._mark.set(buffer.number, {one: size + len(buffer.waiting[one]) for one, size in buffer.sizes.items()})
         self.written_bytes += sum(map(len, buffer.waiting.values()))
         buffer.written()
 
@@ -79,6 +93,12 @@ class Store:
             self._abandon(buffer)
         self._close_files()
         return self._add_to_catalog(buffer)
+
+    def leave(self) -> None:
+        """Nothing is written any more: readers need no mark, unless there are files that could not be cut. Raises nothing."""
+        if not self._uncut:
+            with contextlib.suppress(OSError):
+                self._mark.remove()
 
     def sync(self, buffer: Buffer) -> None:
         """With `fsync: interval`, make durable what was written since the last time."""

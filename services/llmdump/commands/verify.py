@@ -18,7 +18,7 @@ import apsw
 import click
 
 from llmdump import certificate, indexed, pins, presence, process, ranges, retention, segment
-from llmdump.certificate import Facts, Retired, Statement
+from llmdump.certificate import PENDING, Facts, Retired, Statement
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 from llmdump.indexed import Ledger, Segment
@@ -87,6 +87,9 @@ class Certificate(NamedTuple):
         found = [f"{count:,} records missing: {reason}" for reason, count in sorted(reasons.items())]
         if self.strict and self.deleted:
             found.append(f"{self.deleted:,} records deleted by retention")
+        pending = sum(statement.state == PENDING for statement in statements)
+        if pending:
+            found.append(f"{pending} instances have records in spill files: a running proxy and writer send them")
         unknown = sum(statement.unknown_after is not None for statement in statements)
         if unknown:
             found.append(f"{unknown} of {len(statements)} instances ended without a goodbye")
@@ -113,6 +116,7 @@ def certify(data: DataDir, window: Window, advance: Callable[[int], None], *, st
     notes = Notes(data.segments)
     notes.read()
     lived = presence.living(data.run)
+    spilled = data.spilled()
     known = _from_index(data, indexed.segments) or []
     survey = Survey(*window)
     writers_live = any(card.role == "writer" for card in lived)
@@ -127,12 +131,20 @@ def certify(data: DataDir, window: Window, advance: Callable[[int], None], *, st
     if not survey.instances and not survey.files and not ledgers:
         raise UnreadableError(f"nothing is recorded in {data.root}: there is nothing to certify")
     cards = [*lived, *presence.living(data.run)]
-    for instance in ledgers:
+    spilled |= data.spilled()
+    for instance in (*ledgers, *spilled):
         survey.of(instance)
     living = {card.instance for card in cards if card.role == "proxy"}
     writers = {f"w{card.slot}" for card in cards if card.role == "writer"}
     found = [
-        _one(name, seen, ledgers.get(name), window, writers if name in living else None)
+        _one(
+            name,
+            seen,
+            ledgers.get(name),
+            window,
+            writers if name in living | spilled else None,
+            pending=name in spilled - living,
+        )
         for name, seen in survey.instances.items()
     ]
     return Certificate(
@@ -168,8 +180,8 @@ def _read_to(known: list[Segment]) -> Callable[[Name], float | None]:
     return look
 
 
-def _facts(name: str, seen: Seen, ledger: Ledger | None, writers: set[str] | None) -> Facts:
-    """What is known from files and index. `writers` are those that live, None for an instance that does not."""
+def _facts(name: str, seen: Seen, ledger: Ledger | None, writers: set[str] | None, *, pending: bool) -> Facts:
+    """What is known from files and index. `writers` are those that live, None for an instance of which nothing can come."""
     abouts = [*seen.abouts, *([ledger.about] if ledger else [])]
     made = max(
         [seen.made, *(about.bye_last or 0 for about in abouts), *(last for _, last in (ledger.numbers if ledger else ()))]
@@ -177,12 +189,16 @@ def _facts(name: str, seen: Seen, ledger: Ledger | None, writers: set[str] | Non
     told = [*seen.gaps, *(ledger.gaps if ledger else ())]
     settled = min((seen.stored.get(writer, 0) for writer in {*seen.stored, *(writers or ())}), default=0)
     ended = any(about.bye_us is not None for about in abouts)
-    return Facts(name, seen.present, made, told, seen.holes, ended, writers is not None, settled, seen.retired)
+    return Facts(
+        name, seen.present, made, told, seen.holes, ended, writers is not None and not pending, settled, seen.retired, pending
+    )
 
 
-def _one(name: str, seen: Seen, ledger: Ledger | None, window: Window, writers: set[str] | None) -> Certified | None:
+def _one(
+    name: str, seen: Seen, ledger: Ledger | None, window: Window, writers: set[str] | None, *, pending: bool
+) -> Certified | None:
     """What is certified of an instance; None if it has nothing to do with the window."""
-    facts = _facts(name, seen, ledger, writers)
+    facts = _facts(name, seen, ledger, writers, pending=pending)
     within = (1, facts.made)
     if window != Window():
         within = certificate.window(seen.first_within, seen.last_within, facts, seen.before)
