@@ -57,6 +57,8 @@ class Engine:
         self.settings = settings
         self.recorder = recorder
         self.clock = Clock(now)
+        self.leaving = False
+        """Whether this process is to serve no further exchange on the connections it has."""
         self.stats = stats
         self.routes = Routes(settings)
         self.rules = Rules(settings.capture_rules)

@@ -210,6 +210,11 @@ class Session:
 
     # ------------------------------------------------------------------ time and stopping
 
+    @property
+    def last_active(self) -> float:
+        """When something came from either side, on the engine's clock."""
+        return self._touched
+
     def tick(self) -> None:
         """Look whether something has taken too long. Called a few times a second."""
         limits, now = self._engine.settings, self._engine.clock.now
@@ -263,12 +268,6 @@ class Session:
         limit = self._engine.settings.max_connections
         self._client.write(error_response(503, "too_many_connections", f"{limit} connections are open (max_connections)"))
         self._close_client(lingering=True, reset=False)
-
-    def wind_down(self) -> None:
-        """Accept no further exchange; leave if none goes on."""
-        self._closing = True
-        if self._exchange is None:
-            self._client.close()
 
     def shut_down(self) -> None:
         """End whatever goes on, now."""
@@ -440,7 +439,8 @@ class Session:
         until_close = isinstance(exchange.response_body, UntilCloseBody)
         # Whoever reads HTTP/1.0 takes the end of the connection for the end of the message, whatever the framing says.
         old = response.raw.startswith(b"HTTP/1.0")
-        if until_close or old or not exchange.request.keep_alive or not exchange.body.done:
+        leaving = self._engine.leaving
+        if until_close or old or leaving or not exchange.request.keep_alive or not exchange.body.done:
             self._closing = True
         head = rewrite.response(response.raw, response.connection, close=self._closing)
         try:
@@ -615,7 +615,8 @@ class Session:
         if not self._closing and request_over and not exchange.client_eof:
             self._next_exchange()
         else:
-            lingering = not request_over and not self._client_ended and reason != "client_closed"
+            sends_more = not request_over or bool(self._pending)
+            lingering = sends_more and not self._client_ended and reason != "client_closed"
             self._close_client(lingering=lingering, reset=reset)
 
     def _end_record(self, exchange: Exchange, reason: str, code: str) -> None:

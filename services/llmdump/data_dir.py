@@ -8,6 +8,7 @@
 <data>/admin_token                       bearer token of the api, made at first start
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
 <data>/run/writer-0.sock                 where a writer takes records
+<data>/run/proxy-0.sock                  where a proxy hands its port over to the next
 <data>/spill/<instance>-0-00000001.spill  records that wait for a writer, when a proxy's memory is full
 """
 
@@ -52,3 +53,7 @@ class DataDir:
     def writer_endpoint(self, slot: int) -> str:
         """The ZeroMQ endpoint of the writer in this slot."""
         return f"ipc://{self.sockets / f'writer-{slot}.sock'}"
+
+    def handover_socket(self, slot: int) -> Path:
+        """The unix socket at which the proxy in this slot hands over its listening socket."""
+        return self.sockets / f"proxy-{slot}.sock"

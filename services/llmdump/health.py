@@ -46,7 +46,7 @@ def _in_pipeline_order(card: Card) -> tuple[int, int]:
 
 def ask(card: Card) -> Health:
     """One process's health. Blocking, at most `TIMEOUT_S`."""
-    if card.state != "running":
+    if card.state not in {"running", "retiring"}:
         return Health(card, card.state, {})
     try:
         with _OPENER.open(f"{card.admin or 'http://' + card.listen}/healthz", timeout=TIMEOUT_S) as answer:
@@ -67,8 +67,8 @@ def _details(content: bytes) -> dict[str, Any]:
 
 
 def missing(found: list[Health]) -> list[str]:
-    """The roles nobody plays."""
-    return [role for role in ROLES if role not in {health.card.role for health in found}]
+    """The roles nobody plays. One that retires takes no new clients."""
+    return [role for role in ROLES if role not in {health.card.role for health in found if health.card.state != "retiring"}]
 
 
 def works(found: list[Health]) -> bool:

@@ -101,6 +101,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="How long an idle backend connection is kept; 0 for not at all."),
     ] = 60.0
     upstream_max_idle: Annotated[Count, Meta(description="Idle connections kept for each backend.")] = 128
+    takeover: Annotated[
+        bool,
+        Meta(
+            description="A new proxy takes the port over from the one of this data directory that has run there longest; that "
+            "one retires. If none runs there, it starts as usual."
+        ),
+    ] = False
+    retire_timeout_s: Annotated[
+        Seconds,
+        Meta(
+            description="How long a proxy that retires (after a takeover or SIGQUIT) goes on for the clients it has; what is "
+            "not over by then is cut."
+        ),
+    ] = 3600.0
 
     # --- what is captured
     capture_rules: Annotated[
