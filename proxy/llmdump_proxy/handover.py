@@ -15,7 +15,6 @@ its own, and resets whoever waits in the queue of one that is closed, and whoeve
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -30,11 +29,11 @@ from llmdump.process import Process
 
 HELLO: Final = b"llmdump handover 1\n"
 SERVING: Final = b"serving\n"
-HAND_OVER_WITHIN_S: Final = 5.0
-"""A successor's time from the descriptor to SERVING: it has only its own start left to do."""
-TAKE_WITHIN_S: Final = 5.0
+HAND_OVER_WITHIN_S: Final = 30.0
+"""A successor's time from the descriptor to SERVING, which it needs to start; one that hangs keeps others waiting so long."""
+TAKE_WITHIN_S: Final = 40.0
 """How long a successor tries, for it may not be the only one."""
-_TRY_AGAIN_S: Final = 0.05
+_TRY_AGAIN_S: Final = 0.02
 _SUCCESSORS_WAITING_MAX: Final = 16
 
 
@@ -114,27 +113,31 @@ class Predecessor:
 
     def retire(self) -> None:
         """Tell it that we serve; it accepts no more from then on."""
-        with self._connection, contextlib.suppress(OSError):  # it has died: then there is nothing to tell
-            self._connection.sendall(SERVING)
+        try:
+            with self._connection:
+                self._connection.sendall(SERVING)
+        except OSError as err:  # it has died, or does not wait any more
+            log.warning("not_taken_over", process=self.card.name, pid=self.card.pid, because=err.strerror or err,
+                        next="if it still runs, it shares the port: retire it with SIGQUIT")  # fmt: skip
 
 
-def take(running: Process) -> Predecessor | None:
+async def take(running: Process) -> Predecessor | None:
     """The running proxy at our address that began first, with its listening socket; None if none runs there.
 
-    Blocking, at most `TAKE_WITHIN_S`. Raises HandoverError; OSError if `proxy_listen` cannot be resolved.
+    Takes at most `TAKE_WITHIN_S`, and ends with None when the process is told to stop. Raises HandoverError; OSError if
+    `proxy_listen` cannot be resolved.
     """
     where = address.resolved(running.settings.proxy_listen)
     deadline = time.monotonic() + TAKE_WITHIN_S
-    while card := _first_at(running, where):
+    while not running.stopping.is_set() and (card := _first_at(running, where)):
         try:
-            return _ask(card, running.data.handover_socket(card.slot), deadline)
-        except OSError as err:
-            if time.monotonic() > deadline:
-                raise HandoverError(
-                    f"{card.name} (pid {card.pid}) does not hand over {where}: {err.strerror or err}; "
-                    "stop it, or start without --takeover to share the port with it"
-                ) from err
-        time.sleep(_TRY_AGAIN_S)  # another successor was first, or it is about to leave
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await _ask(card, running.data.handover_socket(card.slot))
+        except OSError as err:  # another successor was first, or it is about to leave: then its card says so
+            has_no_door = isinstance(err, FileNotFoundError) and card == _first_at(running, where)
+            if has_no_door or time.monotonic() > deadline:
+                raise HandoverError(_refusal(card, err)) from err
+        await asyncio.sleep(_TRY_AGAIN_S)
     return None
 
 
@@ -147,12 +150,20 @@ def _first_at(running: Process, where: str) -> Card | None:
     return min(there, key=lambda card: card.started_at, default=None)
 
 
-def _ask(card: Card, path: Path, deadline: float) -> Predecessor:
+def _refusal(card: Card, err: OSError) -> str:
+    because = err.strerror or str(err) or f"no answer in {TAKE_WITHIN_S:g} s"
+    return (
+        f"{card.name} (pid {card.pid}) does not hand over {card.listen}: {because}; "
+        "stop it, or start without --takeover to share the port with it"
+    )
+
+
+async def _ask(card: Card, path: Path) -> Predecessor:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(max(_TRY_AGAIN_S, deadline - time.monotonic()))
+        connection.setblocking(False)
         connection.connect(os.fspath(path))
-        said, descriptors, _, _ = socket.recv_fds(connection, len(HELLO), 1)
+        said, descriptors = await _received(connection)
         if said != HELLO or not descriptors:
             raise OSError(f"it says {said!r}" if said else "it closes the connection")
         os.set_inheritable(descriptors[0], False)
@@ -160,3 +171,13 @@ def _ask(card: Card, path: Path, deadline: float) -> Predecessor:
     except BaseException:
         connection.close()
         raise
+
+
+async def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    while True:
+        try:
+            said, descriptors, _, _ = socket.recv_fds(connection, len(HELLO), 1)
+        except BlockingIOError:  # no transport reads descriptors, so we look
+            await asyncio.sleep(_TRY_AGAIN_S)
+        else:
+            return said, descriptors

@@ -72,10 +72,10 @@ class Proxy:
         await listener.open()
         runner = await admin.serve(running.settings.proxy_admin_listen, running.presence, self.samples, self.health)
         ticking = self._loop.create_task(self._tick())
-        self._say_hello(listener.address)
         offer = Offer(running.data.handover_socket(running.presence.card.slot), listener.socket)
         offer.open(partial(self._retire, listener, offer, taken=True))
         self._loop.add_signal_handler(signal.SIGQUIT, partial(self._retire, listener, offer, taken=False))
+        self._say_hello(listener.address)
         if predecessor:
             predecessor.retire()
         await running.stopping.wait()
@@ -220,7 +220,7 @@ async def _predecessor(running: Process) -> Predecessor | None:
     if not running.settings.takeover:
         return None
     try:
-        return await asyncio.to_thread(take, running)
+        return await take(running)
     except HandoverError as err:
         process.fail(str(err))
 

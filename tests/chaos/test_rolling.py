@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from needs import needs_tool
 from llmdump_proxy.main import FINISH_WITHIN_S
 from tests.e2e import files
 from tests.e2e.load import Load, check_stored_once
-from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, Pipeline, backend_process, eventually
+from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, Pipeline, eventually
 from tests.e2e.streams import PATH, Streams
 
 pytestmark = pytest.mark.xdist_group("chaos-rolling")
@@ -29,20 +29,14 @@ COUNT_SHORT: Final = 50
 
 
 @pytest.fixture
-def count(pytestconfig: pytest.Config) -> int:
+def count(is_long: bool) -> int:
     """How many streams are open."""
-    return COUNT_LONG if pytestconfig.getoption("long", default=False) else COUNT_SHORT
-
-
-@pytest.fixture
-def backend(tmp_path: Path) -> Iterator[str]:
-    """The base URL of the simulated backend, for what is not held open."""
-    yield from backend_process(tmp_path / "backend.log")
+    return COUNT_LONG if is_long else COUNT_SHORT
 
 
 @pytest.mark.timeout(300)
 def test_rolling_restart_of_all_four_as_the_page_says_breaks_no_stream_and_no_request(
-    backend: str, tmp_path: Path, count: int
+    backend: str, tmp_path: Path, count: int, tell: Callable[..., None]
 ) -> None:
     with Streams(count) as streams:
         routes = f"{PATH}={streams.backend};/v1={backend};/sim={backend}"
@@ -61,6 +55,7 @@ def test_rolling_restart_of_all_four_as_the_page_says_breaks_no_stream_and_no_re
                 assert len({row["instance"] for row in pipe.rows()}) == 2, "one proxy forwarded everything"
                 check_certificate(pipe, instances=2)
         files.check_every_number_is_there_once(pipe.data.segments)
+        tell(streams=count, broken=streams.broken, requests=len(load.done), failed=len(load.errors))
 
 
 @contextlib.contextmanager
