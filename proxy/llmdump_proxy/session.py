@@ -155,7 +155,10 @@ class Session:
         self._answer(status, code, message, "timeout" if status == 504 else "upstream_error")
 
     def upstream_lost(self, error: Exception | None) -> None:
-        """The backend's connection is gone; `error` None if it ended cleanly."""
+        """The backend's connection is gone; see `ports.Served`."""
+        cut_short = isinstance(error, EOFError)
+        if cut_short:
+            error = None
         upstream, self._upstream = self._upstream, None
         self._from_upstream = self._no_upstream
         exchange = self._exchange
@@ -165,7 +168,7 @@ class Session:
             self._finish("complete", "request_unfinished")
         elif exchange.response is None:
             self._lost_before_response(exchange, upstream, error)
-        elif error is None and (isinstance(exchange.response_body, UntilCloseBody) or self._piping):
+        elif error is None and (self._piping or (isinstance(exchange.response_body, UntilCloseBody) and not cut_short)):
             self._end_of_body(exchange)
         else:
             self._cut_by_upstream(exchange, error)

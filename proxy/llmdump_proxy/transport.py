@@ -85,6 +85,7 @@ class UpstreamProtocol(asyncio.Protocol):
         self.dial_ms = 0.0
         self.uses = 0
         self.left_at = math.inf
+        self._said_end = False
         self.plain: socket.socket | None = None
         """The socket itself, if there is no TLS on it."""
 
@@ -108,9 +109,12 @@ class UpstreamProtocol(asyncio.Protocol):
             self.transport.abort()  # a backend that talks unasked cannot be trusted with a request
 
     def eof_received(self) -> bool:
+        self._said_end = True  # over TLS only a close_notify alert comes here
         return self._served is not None and self._served.upstream_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self.plain is None and not self._said_end:
+            exc = EOFError("TLS ended without close_notify")
         if exc and self.plain:
             self._read_what_is_left(self.plain)
         served, self._served = self._served, None
