@@ -53,7 +53,8 @@ def ask(card: Card) -> Health:
             return Health(card, "", _details(answer.read(_ANSWER_BYTES_MAX)))
     except urllib.error.HTTPError as err:
         with err:
-            return Health(card, f"/healthz says {err.code}", _details(err.read(_ANSWER_BYTES_MAX)))
+            details = _details(err.read(_ANSWER_BYTES_MAX))
+            return Health(card, f"/healthz says {err.code}{_because(details)}", details)
     except (OSError, ValueError, http.client.HTTPException) as err:
         return Health(card, f"no answer from {card.admin}: {err}", {})
 
@@ -64,6 +65,12 @@ def _details(content: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return details if isinstance(details, dict) else {}
+
+
+def _because(details: dict[str, Any]) -> str:
+    """What a process tells beside its card, which is known."""
+    told = [f"{name} {value}" for name, value in details.items() if name not in {"status", *Card.__struct_fields__} and value]
+    return ": " + ", ".join(told) if told else ""
 
 
 def missing(found: list[Health]) -> list[str]:

@@ -213,7 +213,7 @@ def test_a_flag_that_is_true_or_false_may_stand_alone(llmdump: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"admin": "HEALTHZ/failing"}, "/healthz says 503"),
+        ({"admin": "HEALTHZ/failing"}, "/healthz says 503: why disk"),
         ({"admin": "HEALTHZ", "state": "stopping"}, "stopping"),
         ({"admin": "HEALTHZ", "state": "starting"}, "starting"),
         ({"admin": "http://127.0.0.1:FREE"}, "no answer from http://127.0.0.1:"),
