@@ -106,7 +106,10 @@ class Session:
         To a TLS backend it cannot be, and is taken for what it nearly always is: the client has gone.
         """
         exchange = self._exchange
-        if exchange is None or self._from_client == self._discard:
+        if exchange is None:
+            self._head_cut()
+            return False
+        if self._from_client == self._discard:
             return False
         if not exchange.body.done and not self._piping:
             over = exchange.response_over
@@ -134,6 +137,8 @@ class Session:
         self._closing = True
         if self._exchange:
             self._finish("client_closed", "client_left")
+        else:
+            self._head_cut()
 
     def upstream_ready(self, upstream: Upstream) -> None:
         """The backend was reached."""
@@ -589,6 +594,15 @@ class Session:
         exchange.journal.request(received, err.code)
         reason = "timeout" if err.status == 408 else "bad_request"
         self._answer(err.status, err.code, str(err), reason)
+
+    def _head_cut(self) -> None:
+        """The client's connection ends: what there is of a head is recorded, for it came."""
+        received, self._buffer = self._buffer, b""
+        if received:
+            exchange = self._open("unknown", self._engine.rules.levels(path_of_broken(received)))
+            exchange.journal.request(received, "head_cut")
+            self._closing = True
+            self._finish("client_closed", "head_cut")
 
     def _answer(self, status: int, code: str, message: str, reason: str) -> None:
         """Answer in the backend's place and end the exchange and the connection. A begun response is cut instead."""
