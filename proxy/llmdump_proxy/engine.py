@@ -69,6 +69,7 @@ class Engine:
         self.leave_upstream = upstreams.leave
         self.dial = upstreams.dial
         self.reset = upstreams.reset
+        self.has_died = upstreams.has_died
         self._sessions = 0
 
     def session_name(self) -> str:

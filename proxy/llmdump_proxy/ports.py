@@ -62,5 +62,8 @@ class Upstreams(Protocol):
     def dial(self, served: Served, origin: Origin) -> Callable[[], None]:
         """Make a connection and tell `served` (`upstream_ready` or `upstream_failed`), later; gives what cancels it."""
 
+    def has_died(self, client: Transport) -> bool:
+        """Whether a client's connection is broken, though nobody reads it and would be told."""
+
     def reset(self, client: Transport) -> None:
         """Close a client's connection, after what is written, in a way that it cannot take for a clean end."""

@@ -227,6 +227,9 @@ class Session:
         """Look whether something has taken too long. Called a few times a second."""
         limits, now = self._engine.settings, self._engine.clock.now
         silent_s = now - self._touched
+        if self._client_holds and self._engine.has_died(self._client):
+            self._client.abort()  # `client_lost` follows
+            return
         if self._client_holds & HOLD_CAPTURE:
             return
         if self._from_client == self._discard:

@@ -27,6 +27,9 @@ FLUSH_WITHIN_S: Final = 10.0
 # A dead peer of a silent connection (a WebSocket, a slow completion) is noticed after about two minutes.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _READ_BYTES: Final = 262144
+# tcp(7), Linux: the first byte is the state of the connection, and this one follows a reset or probes without an answer.
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
+_TCP_CLOSE: Final = 7
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -189,6 +192,13 @@ class Pool:
             upstream.transport.close()
         else:
             upstream.transport.abort()
+
+    def has_died(self, client: Transport) -> bool:
+        """See `ports.Upstreams`."""
+        sock = cast(asyncio.Transport, client).get_extra_info("socket")
+        if _TCP_INFO is None or sock is None or client.is_closing():
+            return False
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] == _TCP_CLOSE)
 
     def reset(self, client: Transport) -> None:
         """See `ports.Upstreams`."""
