@@ -234,7 +234,7 @@ async def test_a_client_that_reads_slowly_is_not_blamed_on_the_backend() -> None
         await until(lambda: rig.engine.stats.upstream_bytes == head)
         (session,) = rig.sessions
         sent = 0
-        while not session._upstream_holds:  # all that was sent has been read, and the client's buffers are full
+        while not session._upstream_brake.why:  # all that was sent has been read, and the client's buffers are full
             sent += len(block)
             go_on.release()
             await until(lambda: rig.engine.stats.upstream_bytes == head + sent)  # noqa: B023
@@ -287,7 +287,7 @@ async def test_a_client_that_breaks_its_connection_while_its_backend_does_not_re
 
         def stands_still() -> bool:
             nonlocal read, since
-            if read != rig.engine.stats.client_bytes or not session._client_holds:
+            if read != rig.engine.stats.client_bytes or not session._client_brake.why:
                 read, since = rig.engine.stats.client_bytes, time.monotonic()
             return time.monotonic() > since + SOON_S
 
