@@ -57,6 +57,8 @@ class Engine:
         self.settings = settings
         self.recorder = recorder
         self.clock = Clock(now)
+        self.leaving = False
+        """Whether this process is to serve no further exchange on the connections it has."""
         self.stats = stats
         self.routes = Routes(settings)
         self.rules = Rules(settings.capture_rules)
@@ -67,6 +69,7 @@ class Engine:
         self.leave_upstream = upstreams.leave
         self.dial = upstreams.dial
         self.reset = upstreams.reset
+        self.has_died = upstreams.has_died
         self._sessions = 0
 
     def session_name(self) -> str:

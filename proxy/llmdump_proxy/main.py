@@ -1,20 +1,31 @@
-"""The forwarding process: puts the parts together, keeps the time, and leaves in order."""
+"""The forwarding process: puts the parts together, keeps the time, and leaves in order.
+
+There are two ways to leave. SIGTERM stops: exchanges have `FINISH_WITHIN_S`, then they are cut. A takeover or SIGQUIT retires:
+no more connections, and the process leaves when its last client has gone, at `retire_timeout_s` at the latest.
+
+Either way no connection is closed while its client may be sending a request on it, which would be lost: as long as there is
+time, an idle one is kept for one more request, whose response says `Connection: close` (RFC 9112 section 9.6).
+"""
 
 import asyncio
 import gc
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
-from llmdump import address, admin, log, presence, process
+from llmdump import admin, log, process
 from llmdump.metrics import Sample, by_label
 from llmdump.process import Process
 from llmdump_proxy.engine import Engine, Stats
+from llmdump_proxy.handover import HandoverError, Offer, Predecessor, take
 from llmdump_proxy.link import Shipping
+from llmdump_proxy.listening import Listener, open_socket
 from llmdump_proxy.outbox import Frame
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.redact import Redaction, RedactionError
@@ -26,6 +37,8 @@ from llmdump_proxy.transport import ClientProtocol, Pool
 TICK_S: Final = 0.25
 # Of the 4 s that stopping may take: for exchanges to finish by themselves, and for records to be acknowledged.
 FINISH_WITHIN_S: Final = 1.0
+# A client that asks again and again does so sooner; what is silent for longer is taken for idle when there is little time.
+QUIET_S: Final = 0.25
 DRAIN_WITHIN_S: Final = 1.5
 # And for what is not acknowledged by then to be put into the spill file.
 KEEP_WITHIN_S: Final = 0.8
@@ -46,22 +59,28 @@ class Proxy:
         self._pool = Pool(settings, stats, loop)
         self.engine = Engine(settings, self.recorder, self._pool, stats, loop.time())
         self._blocked = False
+        self._retiring: asyncio.Task[None] | None = None
         if settings.on_overflow == "block":
             self.recorder.on_full = self._block
         self.shipping.on_room = self._room
         self.shipping.on_lost = self._lost
 
-    async def serve(self, sock: socket.socket) -> None:
+    async def serve(self, sock: socket.socket, predecessor: Predecessor | None) -> None:
         """Forward until the process is told to stop; then finish, hand over, and return."""
-        running, listen = self._running, address.bound(sock)
-        server = await self._loop.create_server(lambda: ClientProtocol(self.engine, self._sessions), sock=sock, backlog=4096)
+        running = self._running
+        listener = Listener(sock, lambda: ClientProtocol(self.engine, self._sessions), self._loop)
+        await listener.open()
         runner = await admin.serve(running.settings.proxy_admin_listen, running.presence, self.samples, self.health)
         ticking = self._loop.create_task(self._tick())
-        about = {"version": version("llmdump"), "pid": os.getpid(), "host": socket.gethostname(), "listen": listen}
-        self.recorder.hello(time.time(), about)
-        running.started(listen=listen, instance=self.recorder.instance)
+        offer = Offer(running.data.handover_socket(running.presence.card.slot), listener.socket)
+        offer.open(partial(self._retire, listener, offer, taken=True))
+        self._loop.add_signal_handler(signal.SIGQUIT, partial(self._retire, listener, offer, taken=False))
+        self._say_hello(listener.address)
+        if predecessor:
+            predecessor.retire()
         await running.stopping.wait()
-        server.close()
+        offer.close()
+        await listener.close(taken=False)
         await self._finish_exchanges()
         self.recorder.bye(time.time())
         drained = await self.shipping.drain(DRAIN_WITHIN_S)
@@ -72,6 +91,29 @@ class Proxy:
         await self.shipping.close()
         await runner.cleanup()
 
+    def _say_hello(self, listen: str) -> None:
+        about = {"version": version("llmdump"), "pid": os.getpid(), "host": socket.gethostname(), "listen": listen}
+        self.recorder.hello(time.time(), about)
+        self._running.started(listen=listen, instance=self.recorder.instance)
+
+    def _retire(self, listener: Listener, offer: Offer, *, taken: bool) -> None:
+        if not self._retiring and not self._running.stopping.is_set():
+            self._running.presence.update(state="retiring")
+            self._retiring = self._loop.create_task(self._finish_with_clients(listener, offer, taken=taken))
+
+    async def _finish_with_clients(self, listener: Listener, offer: Offer, *, taken: bool) -> None:
+        """Accept no more, go on for the clients there are, and stop when the last has gone or the time is up."""
+        running = self._running
+        self.engine.leaving = True
+        offer.close()
+        await listener.close(taken=taken)
+        timeout_s = running.settings.retire_timeout_s
+        log.info("retiring", process=running.name, clients=len(self._sessions), within_s=f"{timeout_s:g}")
+        deadline = self._loop.time() + timeout_s
+        while self._sessions and self._loop.time() < deadline and not running.stopping.is_set():
+            await asyncio.sleep(TICK_S)
+        running.stop()
+
     async def _keep(self) -> None:
         kept, given_up = await self.shipping.keep(KEEP_WITHIN_S)
         because = "no writer acknowledged them"
@@ -81,13 +123,17 @@ class Proxy:
             log.error("records_given_up", records=given_up, because=because, next="start a writer first")
 
     async def _finish_exchanges(self) -> None:
-        for session in list(self._sessions):
-            session.wind_down()
+        self.engine.leaving = True
         deadline = self._loop.time() + FINISH_WITHIN_S
-        while self.engine.stats.open_exchanges and self._loop.time() < deadline:
+        while self._is_busy() and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
+            self.engine.clock.now = self._loop.time()
         for session in list(self._sessions):
             session.shut_down()
+
+    def _is_busy(self) -> bool:
+        quiet_since = self._loop.time() - QUIET_S
+        return bool(self.engine.stats.open_exchanges) or any(one.last_active > quiet_since for one in self._sessions)
 
     async def _tick(self) -> None:
         while True:
@@ -134,6 +180,7 @@ class Proxy:
         yield Sample("llmdump_proxy_client_connections_refused_total", stats.refused_connections)
         yield from by_label("llmdump_proxy_upstream_connections", {"busy": self._pool.busy, "idle": self._pool.idle})
         yield Sample("llmdump_proxy_open_exchanges", stats.open_exchanges)
+        yield Sample("llmdump_proxy_retiring", int(self._retiring is not None))
         yield from by_label("llmdump_proxy_exchanges_total", stats.ends)
         yield Sample("llmdump_proxy_exchanges_unrecorded_total", stats.unrecorded)
         yield from by_label("llmdump_proxy_bytes_total", {"client": stats.client_bytes, "upstream": stats.upstream_bytes})
@@ -150,22 +197,6 @@ def _redaction(running: Process) -> Redaction | None:
     return Redaction(literals, [text.encode() for text in settings.capture_redact_patterns])
 
 
-def _listen(running: Process) -> socket.socket:
-    """The listening socket, shared with the other proxies of this data directory; a port that others serve is refused."""
-    where = running.settings.proxy_listen
-    if not _others(running):
-        try:
-            address.listen(where).close()
-        except OSError:
-            if not _others(running):  # else one has begun since the first look
-                raise
-    return address.listen(where, shared=True)
-
-
-def _others(running: Process) -> bool:
-    return any(card.name != running.name for card in presence.living(running.data.run, "proxy"))
-
-
 async def serve(running: Process) -> None:
     """The proxy's life."""
     loop = asyncio.get_running_loop()
@@ -173,13 +204,23 @@ async def serve(running: Process) -> None:
         proxy = Proxy(running, secrets.token_hex(8), loop)
     except (RouteError, RuleError, RedactionError) as err:
         process.fail(str(err), process.EXIT_SETTINGS)
-    sock = _listen(running)
+    predecessor = await _predecessor(running)
+    sock = predecessor.listening if predecessor else open_socket(running)
     if running.settings.capture_secrets == "keep":
         log.warning("credentials_are_recorded", because="capture_secrets is keep", data=running.data.root)
     await proxy.shipping.start()
     # What is here at start stays; the collector need not look at it again.
     gc.freeze()
-    await proxy.serve(sock)
+    await proxy.serve(sock, predecessor)
+
+
+async def _predecessor(running: Process) -> Predecessor | None:
+    if not running.settings.takeover:
+        return None
+    try:
+        return await take(running)
+    except HandoverError as err:
+        process.fail(str(err))
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ class Served(Protocol):
     def upstream_failed(self, status: int, code: str, message: str) -> None: ...
     def upstream_data(self, data: bytes) -> None: ...
     def upstream_eof(self) -> bool: ...
-    def upstream_lost(self, error: Exception | None) -> None: ...
+    def upstream_lost(self, error: Exception | None) -> None:
+        """`error` is None for a clean end, EOFError for an end that anybody on the way could have made (TLS)."""
+
     def upstream_full(self) -> None: ...
     def upstream_drained(self) -> None: ...
 
@@ -59,6 +61,9 @@ class Upstreams(Protocol):
 
     def dial(self, served: Served, origin: Origin) -> Callable[[], None]:
         """Make a connection and tell `served` (`upstream_ready` or `upstream_failed`), later; gives what cancels it."""
+
+    def has_died(self, client: Transport) -> bool:
+        """Whether a client's connection is broken, though nobody reads it and would be told."""
 
     def reset(self, client: Transport) -> None:
         """Close a client's connection, after what is written, in a way that it cannot take for a clean end."""

@@ -22,10 +22,11 @@ from collections.abc import Callable
 from typing import Final
 
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, entries
-from llmdump_proxy import rewrite, routes
+from llmdump_proxy import flow_control, overdue, rewrite, routes
 from llmdump_proxy.answers import error_response
 from llmdump_proxy.engine import Engine
 from llmdump_proxy.exchange import Exchange
+from llmdump_proxy.flow_control import Brake
 from llmdump_proxy.framing import BadFramingError, Piece, UntilCloseBody, body_of
 from llmdump_proxy.head import (
     CRLF2,
@@ -47,16 +48,6 @@ PENDING_BYTES_MAX: Final = 65536
 """Pipelined bytes kept while an exchange goes on; beyond, the client is not read."""
 BACKLOG_BYTES_MAX: Final = 65536
 """Request body kept while the backend is being reached; beyond, the client is not read."""
-LINGER_S: Final = 2.0
-"""How long a client that was answered early may go on sending, so that it can read the answer before a reset."""
-
-# Why the client (or the backend) is not read at the moment: any bit set means it is paused.
-HOLD_UPSTREAM_FULL: Final = 1
-HOLD_BACKLOG: Final = 2
-HOLD_PENDING: Final = 4
-HOLD_CAPTURE: Final = 8
-HOLD_CLIENT_FULL: Final = 16
-
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
@@ -75,8 +66,8 @@ class Session:
         self._pending = b""
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
-        self._client_holds = 0
-        self._upstream_holds = 0
+        self._client_brake = Brake(client)
+        self._upstream_brake = Brake()
         self._dial: Callable[[], None] | None = None
         self._from_client: Callable[[bytes], None] = self._await_head
         self._from_upstream: Callable[[bytes], None] = self._no_upstream
@@ -106,7 +97,10 @@ class Session:
         To a TLS backend it cannot be, and is taken for what it nearly always is: the client has gone.
         """
         exchange = self._exchange
-        if exchange is None or self._from_client == self._discard:
+        if exchange is None:
+            self._head_cut()
+            return False
+        if self._from_client == self._discard:
             return False
         if not exchange.body.done and not self._piping:
             over = exchange.response_over
@@ -134,6 +128,8 @@ class Session:
         self._closing = True
         if self._exchange:
             self._finish("client_closed", "client_left")
+        else:
+            self._head_cut()
 
     def upstream_ready(self, upstream: Upstream) -> None:
         """The backend was reached."""
@@ -145,7 +141,7 @@ class Session:
         if self._backlog:
             upstream.transport.write(b"".join(self._backlog))
             self._backlog, self._backlog_bytes = [], 0
-        self._release_client(HOLD_BACKLOG)
+        self._client_brake.release(flow_control.BACKLOG)
         if exchange.client_eof:
             self._pass_eof_on(upstream)
 
@@ -155,8 +151,12 @@ class Session:
         self._answer(status, code, message, "timeout" if status == 504 else "upstream_error")
 
     def upstream_lost(self, error: Exception | None) -> None:
-        """The backend's connection is gone; `error` None if it ended cleanly."""
+        """The backend's connection is gone; see `ports.Served`."""
+        cut_short = isinstance(error, EOFError)
+        if cut_short:
+            error = None
         upstream, self._upstream = self._upstream, None
+        self._upstream_brake.detach()
         self._from_upstream = self._no_upstream
         exchange = self._exchange
         if exchange is None or upstream is None:
@@ -165,7 +165,7 @@ class Session:
             self._finish("complete", "request_unfinished")
         elif exchange.response is None:
             self._lost_before_response(exchange, upstream, error)
-        elif error is None and (isinstance(exchange.response_body, UntilCloseBody) or self._piping):
+        elif error is None and (self._piping or (isinstance(exchange.response_body, UntilCloseBody) and not cut_short)):
             self._end_of_body(exchange)
         else:
             self._cut_by_upstream(exchange, error)
@@ -181,40 +181,48 @@ class Session:
 
     def client_full(self) -> None:
         """The client reads slower than we write."""
-        self._hold_upstream(HOLD_CLIENT_FULL)
+        self._upstream_brake.hold(flow_control.CLIENT_FULL)
 
     def client_drained(self) -> None:
         """The client has caught up."""
         self._touched = self._engine.clock.now
-        self._release_upstream(HOLD_CLIENT_FULL)
+        self._upstream_brake.release(flow_control.CLIENT_FULL)
 
     def upstream_full(self) -> None:
         """The backend reads slower than we write."""
-        self._hold_client(HOLD_UPSTREAM_FULL)
+        self._client_brake.hold(flow_control.UPSTREAM_FULL)
 
     def upstream_drained(self) -> None:
         """The backend has caught up."""
         self._touched = self._engine.clock.now
-        self._release_client(HOLD_UPSTREAM_FULL)
+        self._client_brake.release(flow_control.UPSTREAM_FULL)
 
     def capture_full(self) -> None:
         """Records have no room, and clients are to wait (`on_overflow: block`)."""
-        self._hold_client(HOLD_CAPTURE)
-        self._hold_upstream(HOLD_CAPTURE)
+        self._client_brake.hold(flow_control.CAPTURE)
+        self._upstream_brake.hold(flow_control.CAPTURE)
 
     def capture_drained(self) -> None:
         """Records have room again."""
         self._touched = self._engine.clock.now
-        self._release_client(HOLD_CAPTURE)
-        self._release_upstream(HOLD_CAPTURE)
+        self._client_brake.release(flow_control.CAPTURE)
+        self._upstream_brake.release(flow_control.CAPTURE)
 
     # ------------------------------------------------------------------ time and stopping
+
+    @property
+    def last_active(self) -> float:
+        """When something came from either side, on the engine's clock."""
+        return self._touched
 
     def tick(self) -> None:
         """Look whether something has taken too long. Called a few times a second."""
         limits, now = self._engine.settings, self._engine.clock.now
         silent_s = now - self._touched
-        if self._client_holds & HOLD_CAPTURE:
+        if self._client_brake.why and self._engine.has_died(self._client):
+            self._client.abort()  # `client_lost` follows
+            return
+        if self._client_brake.why & flow_control.CAPTURE:
             return
         if self._from_client == self._discard:
             self._tick_closing(now - self._head_since, silent_s)
@@ -229,33 +237,23 @@ class Session:
     def _tick_closing(self, lingering_s: float, silent_s: float) -> None:
         if silent_s > self._engine.settings.client_body_timeout_s:
             self._client.abort()  # it does not even read our last word
-        elif lingering_s > LINGER_S:
+        elif lingering_s > overdue.LINGER_S:
             self._client.close()
 
     def _tick_exchange(self, exchange: Exchange, silent_s: float) -> None:
         limits = self._engine.settings
-        if self._piping and exchange.upstream_eof and silent_s > limits.client_idle_timeout_s:
-            self._finish("complete", "")
+        if self._piping:
+            found = overdue.of_pipe(exchange, silent_s, limits)
+        elif self._dial:
             return
-        if self._piping or self._dial:
-            return  # a pipe may be silent for ever (TCP keep-alive guards it); dialling has its own time-out
-        if exchange.response_over:
-            if silent_s > LINGER_S:
-                self._finish("complete", "request_unfinished")
-        elif not exchange.body.done and not exchange.response:
-            waits_for_us = self._client_holds & HOLD_UPSTREAM_FULL
-            limit_s = limits.upstream_idle_timeout_s if waits_for_us else limits.client_body_timeout_s
-            if silent_s > limit_s:
-                code = "upstream_stalled" if waits_for_us else "request_timeout"
-                self._answer(504 if waits_for_us else 408, code, f"no progress for {limit_s:g} s", "timeout")
-        elif exchange.response is None:
-            if silent_s > limits.upstream_header_timeout_s:
-                message = f"no response head for {limits.upstream_header_timeout_s:g} s (upstream_header_timeout_s)"
-                self._answer(504, "upstream_timeout", message, "timeout")
         else:
-            stalled = bool(self._upstream_holds & HOLD_CLIENT_FULL)
-            if silent_s > (limits.client_body_timeout_s if stalled else limits.upstream_idle_timeout_s):
-                self._cut(exchange, "timeout", "client_stalled" if stalled else "upstream_stalled")
+            found = overdue.of_exchange(exchange, silent_s, limits, self._client_brake.why, self._upstream_brake.why)
+        if found is None:
+            return
+        if found.reason == "complete":
+            self._finish("complete", found.code)
+        else:
+            self._answer(found.status, found.code, found.message, found.reason)
 
     def turn_away(self) -> None:
         """Serve nothing: there are too many connections."""
@@ -263,12 +261,6 @@ class Session:
         limit = self._engine.settings.max_connections
         self._client.write(error_response(503, "too_many_connections", f"{limit} connections are open (max_connections)"))
         self._close_client(lingering=True, reset=False)
-
-    def wind_down(self) -> None:
-        """Accept no further exchange; leave if none goes on."""
-        self._closing = True
-        if self._exchange is None:
-            self._client.close()
 
     def shut_down(self) -> None:
         """End whatever goes on, now."""
@@ -340,8 +332,7 @@ class Session:
         request, route = exchange.request, exchange.route
         self._upstream = upstream
         upstream.attach(self)
-        if self._upstream_holds:
-            upstream.transport.pause_reading()
+        self._upstream_brake.attach(upstream.transport)
         self._from_upstream = self._response_head
         target = route.target(request.target)
         upstream.transport.write(rewrite.request(request.raw, target, route.host, request.connection, request.upgrade))
@@ -383,13 +374,13 @@ class Session:
         self._backlog.append(data)
         self._backlog_bytes += len(data)
         if self._backlog_bytes > BACKLOG_BYTES_MAX:
-            self._hold_client(HOLD_BACKLOG)
+            self._client_brake.hold(flow_control.BACKLOG)
 
     def _await_response(self, data: bytes) -> None:
         """The client sends ahead: the next request, or the first frames after an upgrade it asked for."""
         self._pending += data
         if len(self._pending) > PENDING_BYTES_MAX:
-            self._hold_client(HOLD_PENDING)
+            self._client_brake.hold(flow_control.PENDING)
 
     def _discard(self, data: bytes) -> None:
         """What comes after our last word is read and dropped, for a while, so that the client can read that word."""
@@ -440,7 +431,8 @@ class Session:
         until_close = isinstance(exchange.response_body, UntilCloseBody)
         # Whoever reads HTTP/1.0 takes the end of the connection for the end of the message, whatever the framing says.
         old = response.raw.startswith(b"HTTP/1.0")
-        if until_close or old or not exchange.request.keep_alive or not exchange.body.done:
+        leaving = self._engine.leaving
+        if until_close or old or leaving or not exchange.request.keep_alive or not exchange.body.done:
             self._closing = True
         head = rewrite.response(response.raw, response.connection, close=self._closing)
         try:
@@ -519,7 +511,7 @@ class Session:
         exchange.journal.response(response.raw, 101, (time.perf_counter_ns() - exchange.forwarded_at_ns) / 1e6)
         self._from_client, self._from_upstream = self._pipe_up, self._pipe_down
         early, self._pending = self._pending, b""
-        self._release_client(HOLD_PENDING)
+        self._client_brake.release(flow_control.PENDING)
         if early:
             self._pipe_up(early)
         if rest:
@@ -587,6 +579,15 @@ class Session:
         reason = "timeout" if err.status == 408 else "bad_request"
         self._answer(err.status, err.code, str(err), reason)
 
+    def _head_cut(self) -> None:
+        """The client's connection ends: what there is of a head is recorded, for it came."""
+        received, self._buffer = self._buffer, b""
+        if received:
+            exchange = self._open("unknown", self._engine.rules.levels(path_of_broken(received)))
+            exchange.journal.request(received, "head_cut")
+            self._closing = True
+            self._finish("client_closed", "head_cut")
+
     def _answer(self, status: int, code: str, message: str, reason: str) -> None:
         """Answer in the backend's place and end the exchange and the connection. A begun response is cut instead."""
         exchange = self._exchange
@@ -615,7 +616,8 @@ class Session:
         if not self._closing and request_over and not exchange.client_eof:
             self._next_exchange()
         else:
-            lingering = not request_over and not self._client_ended and reason != "client_closed"
+            sends_more = not request_over or bool(self._pending)
+            lingering = sends_more and not self._client_ended and reason != "client_closed"
             self._close_client(lingering=lingering, reset=reset)
 
     def _end_record(self, exchange: Exchange, reason: str, code: str) -> None:
@@ -628,14 +630,13 @@ class Session:
         self._from_upstream = self._no_upstream
         if upstream is None:
             return
-        if self._upstream_holds and not upstream.transport.is_closing():
-            upstream.transport.resume_reading()
+        self._upstream_brake.detach()
         kept = exchange.response is not None and exchange.response.keep_alive and not exchange.client_eof
         self._engine.leave_upstream(upstream, reusable=complete and request_over and kept, flush=complete)
 
     def _next_exchange(self) -> None:
         self._from_client = self._await_head
-        self._release_client(~HOLD_CAPTURE)
+        self._client_brake.release(~flow_control.CAPTURE)
         pending, self._pending = self._pending, b""
         if pending:
             self._await_head(pending)
@@ -648,32 +649,10 @@ class Session:
         if reset:
             self._engine.reset(self._client)
         elif lingering and self._client.can_write_eof() and not self._client.is_closing():
-            self._release_client(~0)
+            self._client_brake.release(flow_control.ANY)
             self._client.write_eof()
         else:
             self._client.close()
-
-    # ------------------------------------------------------------------ flow control
-
-    def _hold_client(self, why: int) -> None:
-        if not self._client_holds:
-            self._client.pause_reading()
-        self._client_holds |= why
-
-    def _release_client(self, why: int) -> None:
-        held, self._client_holds = self._client_holds, self._client_holds & ~why
-        if held and not self._client_holds and not self._client.is_closing():
-            self._client.resume_reading()
-
-    def _hold_upstream(self, why: int) -> None:
-        if self._upstream and not self._upstream_holds:
-            self._upstream.transport.pause_reading()
-        self._upstream_holds |= why
-
-    def _release_upstream(self, why: int) -> None:
-        held, self._upstream_holds = self._upstream_holds, self._upstream_holds & ~why
-        if held and not self._upstream_holds and self._upstream and not self._upstream.transport.is_closing():
-            self._upstream.transport.resume_reading()
 
 
 _NOTHING: Final = Piece(0, b"", None, False)

@@ -27,6 +27,9 @@ FLUSH_WITHIN_S: Final = 10.0
 # A dead peer of a silent connection (a WebSocket, a slow completion) is noticed after about two minutes.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _READ_BYTES: Final = 262144
+# tcp(7), Linux: the first byte is the state of the connection, and this one follows a reset or probes without an answer.
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
+_TCP_CLOSE: Final = 7
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -85,6 +88,7 @@ class UpstreamProtocol(asyncio.Protocol):
         self.dial_ms = 0.0
         self.uses = 0
         self.left_at = math.inf
+        self._said_end = False
         self.plain: socket.socket | None = None
         """The socket itself, if there is no TLS on it."""
 
@@ -108,9 +112,12 @@ class UpstreamProtocol(asyncio.Protocol):
             self.transport.abort()  # a backend that talks unasked cannot be trusted with a request
 
     def eof_received(self) -> bool:
+        self._said_end = True  # over TLS only a close_notify alert comes here
         return self._served is not None and self._served.upstream_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self.plain is None and not self._said_end:
+            exc = EOFError("TLS ended without close_notify")
         if exc and self.plain:
             self._read_what_is_left(self.plain)
         served, self._served = self._served, None
@@ -185,6 +192,13 @@ class Pool:
             upstream.transport.close()
         else:
             upstream.transport.abort()
+
+    def has_died(self, client: Transport) -> bool:
+        """See `ports.Upstreams`."""
+        sock = cast(asyncio.Transport, client).get_extra_info("socket")
+        if _TCP_INFO is None or sock is None or client.is_closing():
+            return False
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] == _TCP_CLOSE)
 
     def reset(self, client: Transport) -> None:
         """See `ports.Upstreams`."""

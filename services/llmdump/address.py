@@ -25,13 +25,23 @@ def url(address: str) -> str:
     return "http://" + join({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
 
+def resolved(address: str) -> str:
+    """The `host:port` with the host's number for its name, as `bound` tells it. Blocking. Raises OSError, ValueError."""
+    return join(*_found(address)[4][:2])
+
+
+def _found(address: str) -> tuple[int, int, int, str, tuple[str, int]]:
+    host, port = split(address)
+    family, kind, proto, name, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return family, kind, proto, name, where  # type: ignore[return-value]
+
+
 def listen(address: str, *, shared: bool = False) -> socket.socket:
     """A listening, non-blocking TCP socket; `shared` lets several processes take the same port (SO_REUSEPORT).
 
     Blocking (a look-up of the host). Raises OSError, ValueError.
     """
-    host, port = split(address)
-    family, kind, proto, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, kind, proto, _, where = _found(address)
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

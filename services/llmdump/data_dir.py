@@ -10,6 +10,7 @@
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
 <data>/run/writer-0.sock                 where a writer takes records
 <data>/run/w0.durable                    how far the newest segment of a writer may be read (see `durable`)
+<data>/run/proxy-0.sock                  where a proxy hands its port over to the next
 <data>/spill/<instance>-0-00000001.spill  records that wait for a writer, when a proxy's memory is full
 """
 
@@ -56,6 +57,10 @@ class DataDir:
     def writer_endpoint(self, slot: int) -> str:
         """The ZeroMQ endpoint of the writer in this slot."""
         return f"{self._own}writer-{slot}.sock"
+
+    def handover_socket(self, slot: int) -> Path:
+        """The unix socket at which the proxy in this slot hands over its listening socket."""
+        return self.sockets / f"proxy-{slot}.sock"
 
     def portable(self, endpoint: str) -> str:
         """An endpoint as it is written down: without the place of the data directory, which may be moved."""

@@ -46,14 +46,15 @@ def _in_pipeline_order(card: Card) -> tuple[int, int]:
 
 def ask(card: Card) -> Health:
     """One process's health. Blocking, at most `TIMEOUT_S`."""
-    if card.state != "running":
+    if card.state not in {"running", "retiring"}:
         return Health(card, card.state, {})
     try:
         with _OPENER.open(f"{card.admin or 'http://' + card.listen}/healthz", timeout=TIMEOUT_S) as answer:
             return Health(card, "", _details(answer.read(_ANSWER_BYTES_MAX)))
     except urllib.error.HTTPError as err:
         with err:
-            return Health(card, f"/healthz says {err.code}", _details(err.read(_ANSWER_BYTES_MAX)))
+            details = _details(err.read(_ANSWER_BYTES_MAX))
+            return Health(card, f"/healthz says {err.code}{_because(details)}", details)
     except (OSError, ValueError, http.client.HTTPException) as err:
         return Health(card, f"no answer from {card.admin}: {err}", {})
 
@@ -66,9 +67,15 @@ def _details(content: bytes) -> dict[str, Any]:
     return details if isinstance(details, dict) else {}
 
 
+def _because(details: dict[str, Any]) -> str:
+    """What a process tells beside its card, which is known."""
+    told = [f"{name} {value}" for name, value in details.items() if name not in {"status", *Card.__struct_fields__} and value]
+    return ": " + ", ".join(told) if told else ""
+
+
 def missing(found: list[Health]) -> list[str]:
-    """The roles nobody plays."""
-    return [role for role in ROLES if role not in {health.card.role for health in found}]
+    """The roles nobody plays. One that retires takes no new clients."""
+    return [role for role in ROLES if role not in {health.card.role for health in found if health.card.state != "retiring"}]
 
 
 def works(found: list[Health]) -> bool:

@@ -45,6 +45,7 @@ METRICS: Final = (
     Metric("llmdump_proxy_open_exchanges", "gauge", "proxy", (), "Exchanges that have begun and not ended."),
     Metric("llmdump_proxy_exchanges_total", "counter", "proxy", ("end_reason",), "Exchanges that have ended."),
     Metric("llmdump_proxy_exchanges_unrecorded_total", "counter", "proxy", (), "Exchanges a capture rule leaves out wholly."),
+    Metric("llmdump_proxy_retiring", "gauge", "proxy", (), "1 while it accepts no more and finishes for the clients it has."),
     Metric("llmdump_proxy_bytes_total", "counter", "proxy", ("side",), "Bytes read from clients and from backends."),
     Metric("llmdump_proxy_own_overhead_seconds", "histogram", "proxy", ("what",),
            "Time from read to write within the proxy, per exchange: first response bytes, worst chunk, sum."),

@@ -33,7 +33,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     started_at: float
     state: str = "starting"
-    """`starting`, `running` or `stopping`."""
+    """`starting`, `running`, `retiring` (a proxy that only finishes what it has) or `stopping`."""
     admin: str = ""
     """Base URL of its /metrics and /healthz."""
     listen: str = ""

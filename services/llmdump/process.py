@@ -43,16 +43,24 @@ class Process:
         self.presence = own
         self.stopping = asyncio.Event()
         self.stopping_since = 0.0
+        self._signalled = False
 
     @property
     def name(self) -> str:
         """`role-slot`."""
         return self.presence.card.name
 
-    def stop(self) -> None:
-        """Begin to stop, as SIGTERM does. A second call ends the process at once, exit code 1."""
-        if self.stopping.is_set():
+    def signalled(self) -> None:
+        """Begin to stop, for SIGTERM. A second one ends the process at once, exit code 1."""
+        if self._signalled:
             os._exit(EXIT_FAILED)
+        self._signalled = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin to stop, if that has not begun."""
+        if self.stopping.is_set():
+            return
         self.stopping_since = time.monotonic()
         self.presence.update(state="stopping")
         self.stopping.set()
@@ -117,7 +125,7 @@ def run(role: str, serve: Serve, loaded: Loaded) -> None:
 async def _live(serve: Serve, process: Process) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, process.stop)
+        loop.add_signal_handler(number, process.signalled)
     await serve(process)
     log.info("stopped", process=process.name, after_s=f"{_since(process.stopping_since):.2f}")
 
@@ -131,10 +139,14 @@ def setting_options() -> list[click.Parameter]:
     options: list[click.Parameter] = [
         click.Option(["--config"], help="YAML file of settings (default ./llmdump.yaml, if there is one).")
     ]
-    for key in KEYS:
-        text = f"{description(key)} [{allowed(key)}]"
-        options.append(click.Option([flag_of(key), key], multiple=isinstance(KEYS[key].default, tuple), help=text))
-    return options
+    return options + [_option(key) for key in KEYS]
+
+
+def _option(key: str) -> click.Option:
+    text, default = f"{description(key)} [{allowed(key)}]", KEYS[key].default
+    if isinstance(default, bool):  # alone it means true
+        return click.Option([flag_of(key), key], is_flag=False, flag_value="true", help=text)
+    return click.Option([flag_of(key), key], multiple=isinstance(default, tuple), help=text)
 
 
 def load_or_exit(flags: dict[str, Any]) -> Loaded:

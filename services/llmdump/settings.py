@@ -20,6 +20,8 @@ CONFIG_FILE: Final = "llmdump.yaml"
 
 _PORT: Final = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _LEVEL: Final = "(all|heads|sizes|none)"
+# From the first `//` to the last `@`, and behind a `?`: a value that is not a URL may still hold a password.
+_CREDENTIALS: Final = re.compile(r"(?s)(?<=//).*(?=@)|(?<=\?).+")
 # No time here makes sense beyond a year, and event loops refuse an infinite one.
 _YEAR_S: Final = 31_536_000
 
@@ -101,6 +103,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="How long an idle backend connection is kept; 0 for not at all."),
     ] = 60.0
     upstream_max_idle: Annotated[Count, Meta(description="Idle connections kept for each backend.")] = 128
+    takeover: Annotated[
+        bool,
+        Meta(
+            description="A new proxy takes the port over from the one of this data directory that has run there longest; that "
+            "one retires. If none runs there, it starts as usual."
+        ),
+    ] = False
+    retire_timeout_s: Annotated[
+        Seconds,
+        Meta(
+            description="How long a proxy that retires (after a takeover or SIGQUIT) goes on for the clients it has; what is "
+            "not over by then is cut."
+        ),
+    ] = 3600.0
 
     # --- what is captured
     capture_rules: Annotated[
@@ -282,8 +298,19 @@ def check(key: str, value: Any, source: str) -> Any:
             for pattern in converted:
                 re.compile(pattern)
     except (msgspec.ValidationError, re.error) as err:
-        raise SettingError(f"setting {key} = {value!r} ({source}): allowed is {allowed(key)}") from err
+        raise SettingError(f"setting {key} = {_shown(key, value)} ({source}): allowed is {allowed(key)}") from err
     return converted
+
+
+def _shown(key: str, value: Any) -> str:
+    """The value as far as a log may show it: no user and query of a URL, and nothing of the texts that are to be masked."""
+    if key == "capture_redact_literals":
+        return f"(a {type(value).__name__})"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shown(key, one) for one in value) + "]"
+    if isinstance(value, str):
+        return repr(_CREDENTIALS.sub("***", value))
+    return repr(value) if isinstance(value, bool | int | float) else f"(a {type(value).__name__})"
 
 
 def env_of(key: str) -> str:

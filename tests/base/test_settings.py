@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmdump.settings import GROUPS, KEYS, SettingError, Settings, allowed, description, env_of, flag_of, load
+from llmdump.settings import GROUPS, KEYS, SettingError, Settings, allowed, check, description, env_of, flag_of, load
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -106,7 +106,7 @@ def test_unknown_key_without_a_near_one_gets_no_guess() -> None:
 def test_bad_value_stops_with_key_value_source_and_what_is_allowed(key: str, value: str, is_allowed: str) -> None:
     message = refusal({}, {env_of(key): value})
     assert message.startswith(f"setting {key} = ")
-    assert repr(value)[1:-1].split(";")[0] in message
+    assert repr(value)[1:-1].split(";")[0].partition("key=")[0] in message
     assert f"(environment {env_of(key)})" in message
     assert is_allowed in message.partition("allowed is ")[2]
     assert f"(flag {flag_of(key)})" in refusal({key: value}, {})
@@ -154,3 +154,22 @@ def test_every_key_is_described_and_belongs_to_a_group() -> None:
     assert all(description(key).endswith((".", "`.")) and allowed(key) for key in KEYS)
     assert set(GROUPS) <= set(KEYS)
     assert next(iter(KEYS)) in GROUPS
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("upstream", "ftp://user:hunter2@host/x", "'ftp://***@host/x'"),
+        ("upstream", "https://user:hun/ter2@ @host?key=hunter2", "'https://***@host?***'"),
+        ("routes", "/a=ftp://user:hunter2@h; /b=http://host", "['/a=ftp://***@h', '/b=http://host']"),
+        ("capture_redact_patterns", "sk-(", "['sk-(']"),
+        ("capture_redact_literals", {"hunter2": 1}, "(a dict)"),
+        ("upstream", {"url": "http://user:hunter2@host"}, "(a dict)"),
+        ("max_connections", -3, "-3"),
+    ],
+)
+def test_a_bad_value_is_shown_without_the_password_in_it(key: str, value: object, shown: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        check(key, value, "test")
+    assert str(raised.value).startswith(f"setting {key} = {shown} (test)")
+    assert "hunter2" not in str(raised.value)

@@ -53,6 +53,10 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Begin no more, and wait for what is under way."""
         self._stop.set()
         self._thread.join(30)
         assert not self._thread.is_alive()

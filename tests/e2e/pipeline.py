@@ -160,6 +160,13 @@ class Reader:
             found[name] = found.get(name, 0.0) + float(value)
         return found
 
+    def llmdump(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """What `llmdump …` does here."""
+        command = [str(BIN / "llmdump"), *arguments]
+        return subprocess.run(
+            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=60, check=False
+        )
+
     def living(self) -> list[presence.Card]:
         """The cards of the processes that live."""
         return presence.living(self.data.run)
@@ -184,6 +191,7 @@ class Pipeline(Reader):
         place.mkdir(exist_ok=True)
         super().__init__(place, environment(place, **settings))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._retired: list[subprocess.Popen[bytes]] = []
         self._logs: list[Path] = []
 
     def __enter__(self) -> "Pipeline":
@@ -213,11 +221,33 @@ class Pipeline(Reader):
         self.processes[name] = self._spawn(role)
         return name
 
-    def _spawn(self, role: str) -> "subprocess.Popen[bytes]":
+    def take_over(self) -> "subprocess.Popen[bytes]":
+        """Start a proxy that takes over from the one there is; gives that one, which retires."""
+        before = self.processes.pop("proxy")
+        self._retired.append(before)
+        self.processes["proxy"] = self._spawn("proxy", "--takeover")
+        self.wait_until_runs("proxy")
+        eventually(lambda: self.state(before) != "running", SEEN_WITHIN_S, f"the old one retires\n{self.log()}")
+        return before
+
+    def wait_until_runs(self, name: str) -> None:
+        """Wait until this process says so on its card; fails with the logs if it leaves."""
+
+        def look() -> bool:
+            assert self.processes[name].poll() is None, self.log()
+            return self.state(self.processes[name]) == "running"
+
+        eventually(look, READY_WITHIN_S, f"{name} runs\n{self.log()}")
+
+    def state(self, process: "subprocess.Popen[bytes]") -> str:
+        """What the process says on its card; empty if it has none."""
+        return next((card.state for card in self.living() if card.pid == process.pid), "")
+
+    def _spawn(self, role: str, *arguments: str) -> "subprocess.Popen[bytes]":
         path = self.place / f"{role}-{len(self._logs)}.log"
         self._logs.append(path)
         with path.open("wb") as log:
-            return self._popen([str(BIN / f"llmdump-{role}")], log)
+            return self._popen([str(BIN / f"llmdump-{role}"), *arguments], log)
 
     def _popen(self, command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, cwd=self.place, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -260,7 +290,7 @@ class Pipeline(Reader):
 
     def discard(self) -> None:
         """End what still runs, and check nothing: the test has failed already."""
-        _end(self.processes.values())
+        _end([*self.processes.values(), *self._retired])
         sys.stderr.write(self.log())
 
     def _leave(self, processes: dict[str, "subprocess.Popen[bytes]"]) -> None:

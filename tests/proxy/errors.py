@@ -29,6 +29,7 @@ ERRORS: Final = (
     Error(408, "request_timeout", "timeout", "The request body stood still for `client_body_timeout_s`"),
     Error(CUT, "client_stalled", "timeout", "The client did not read for `client_body_timeout_s`"),
     Error(CUT, "client_left", "client_closed", "The client closed its connection"),
+    Error(CUT, "head_cut", "client_closed", "The client's connection ended within its request head"),
     Error(CUT, "request_cut", "client_closed", "The client stopped sending within its request body"),
     Error(502, "upstream_name_failure", "upstream_error", "The backend's name cannot be resolved"),
     Error(502, "upstream_refused", "upstream_error", "The backend refuses connections"),

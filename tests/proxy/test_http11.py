@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from llmdump.record import Record
+from llmdump.record import CLIENT_TO_PROXY, Record
 from tests.proxy.harness import WITHIN_S, Handler, Rig, backend, read_request, replying, running, scenario, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -40,6 +40,38 @@ async def reading(reader: asyncio.StreamReader, size: int = -1) -> bytes:
 def reset(writer: asyncio.StreamWriter) -> None:
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     writer.transport.abort()
+
+
+# ------------------------------------------------------------------ connections that end
+
+
+@pytest.mark.parametrize("how", ["half-closed", "closed", "reset"])
+def test_a_head_that_is_cut_off_is_recorded_as_far_as_it_came(how: str) -> None:
+    part = GET[:-2] + b"Authorization: Bearer sk-canary"
+
+    @scenario
+    async def cut() -> None:
+        async with backend(replying(OK)) as where, running(where) as rig:
+            reader, writer = await rig.connect()
+            writer.write(GET)
+            assert await reading(reader, len(OK)) == OK
+            bytes_before = rig.engine.stats.client_bytes
+            writer.write(part)
+            await until(lambda: rig.engine.stats.client_bytes == bytes_before + len(part))
+            if how == "half-closed":
+                writer.write_eof()
+                assert await reading(reader) == b""
+            elif how == "closed":
+                writer.close()
+            else:
+                reset(writer)
+            assert await reasons(rig, 2) == [("complete", ""), ("client_closed", "head_cut")]
+            recorded = rig.of_kind("head", CLIENT_TO_PROXY)[1]
+            assert recorded.meta["x_bad"] == "head_cut"
+            assert recorded.data.startswith(GET[:-2] + b"Authorization:")
+            assert b"sk-canary" not in recorded.data
+
+    cut()
 
 
 # ------------------------------------------------------------------ connections that are kept

@@ -73,6 +73,9 @@ class Connection:
     def dial(self, served: Served, origin: Origin) -> None:
         raise AssertionError("there is a connection")
 
+    def has_died(self, client: Transport) -> bool:
+        return False
+
     def reset(self, client: Transport) -> None:
         client.close()
 

@@ -1,6 +1,8 @@
 """Time-outs: each ends what stands still, none ends what goes on. The proxy looks four times a second, here twenty."""
 
 import asyncio
+import socket
+import struct
 import time
 from contextlib import suppress
 from typing import Any
@@ -232,7 +234,7 @@ async def test_a_client_that_reads_slowly_is_not_blamed_on_the_backend() -> None
         await until(lambda: rig.engine.stats.upstream_bytes == head)
         (session,) = rig.sessions
         sent = 0
-        while not session._upstream_holds:  # all that was sent has been read, and the client's buffers are full
+        while not session._upstream_brake.why:  # all that was sent has been read, and the client's buffers are full
             sent += len(block)
             go_on.release()
             await until(lambda: rig.engine.stats.upstream_bytes == head + sent)  # noqa: B023
@@ -265,6 +267,35 @@ async def test_a_backend_that_does_not_read_the_request_is_a_504() -> None:
         for _ in range(1 << 10):
             writer.write(b"x" * 65536)
         await check(rig, await answer, 504, "upstream_stalled")
+
+
+@scenario
+async def test_a_client_that_breaks_its_connection_while_its_backend_does_not_read_is_noticed() -> None:
+    """It is not read meanwhile, so no event tells."""
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(WITHIN_S)
+
+    async with backend(deaf) as address, running(address, **ALL_LATER) as rig:
+        _, writer = await rig.connect()
+        writer.write(POST.replace(b"10", b"%d" % (1 << 26)) + bytes(1 << 26))
+        await until(lambda: rig.sessions)
+        (session,) = rig.sessions
+        read, since = 0, time.monotonic()
+
+        def stands_still() -> bool:
+            nonlocal read, since
+            if read != rig.engine.stats.client_bytes or not session._client_brake.why:
+                read, since = rig.engine.stats.client_bytes, time.monotonic()
+            return time.monotonic() > since + SOON_S
+
+        await until(stands_still)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        (end,) = await rig.ends()
+        assert (end.meta["x_end"], end.meta["x_err"]) == ("client_closed", "client_left")
 
 
 @scenario

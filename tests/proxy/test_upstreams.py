@@ -1,8 +1,10 @@
 """The way to backends: TLS with verification, IPv6, names with several addresses, prefixes, and what failure says."""
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
+import os
 import random
 import socket
 import ssl
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmdump import address
+from llmdump.record import BACKEND_TO_PROXY
 from tests.proxy.harness import WITHIN_S, Handler, Rig, backend, read_request, replying, running, scenario, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -189,6 +192,40 @@ def test_a_tls_backend_that_leaves_is_told_from_one_that_is_done(tmp_path: Path)
             assert (end.meta["x_end"], end.meta["x_err"]) == ("upstream_closed", "upstream_cut")
 
     leave()
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_tls_body_that_ends_with_the_connection_is_whole_only_if_tls_says_that_this_is_the_end(
+    tmp_path: Path, says_so: bool
+) -> None:
+    """RFC 9112 section 9.8: anybody on the way can end a TCP connection, and only the backend can send close_notify."""
+    authority = Authority(tmp_path)
+
+    @scenario
+    async def end() -> None:
+        async def ending(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nhello")
+            await writer.drain()
+            if not says_so:
+                with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as plain:
+                    plain.shutdown(socket.SHUT_WR)
+                await reader.read()
+
+        async with (
+            backend(ending, ssl=authority.server("127.0.0.1")) as where,
+            running(where, scheme="https", upstream_ca_file=str(authority.file)) as rig,
+        ):
+            answer = b""
+            with contextlib.nullcontext() if says_so else pytest.raises(ConnectionResetError):
+                answer = await rig.ask(GET)
+            assert answer.endswith(b"hello") == says_so
+            [end] = await rig.ends()
+            told = (end.meta["x_end"], end.meta["x_err"])
+            assert told == (("complete", "") if says_so else ("upstream_closed", "upstream_cut"))
+            assert rig.of_kind("chunk", BACKEND_TO_PROXY)[-1].ends_body == says_so
+
+    end()
 
 
 def test_a_tls_backend_that_closes_as_it_accepts_is_a_502_at_once(tmp_path: Path) -> None:

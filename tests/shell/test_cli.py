@@ -192,10 +192,28 @@ def test_status_is_0_only_if_all_four_work(llmdump: Run, tmp_path: Path, healthz
             ]  # fmt: skip
 
 
+def test_status_tells_a_proxy_that_retires_from_one_that_serves(llmdump: Run, tmp_path: Path, healthz: str) -> None:
+    data = DataDir(tmp_path / "data").create()
+    with cards(data, *health.ROLES, admin=healthz) as (proxy, *_):
+        proxy.update(state="retiring")
+        alone = llmdump("status")
+        assert (alone.returncode, "start what is missing: `llmdump-proxy`" in alone.stdout) == (1, True)
+        with cards(data, "proxy", admin=healthz):
+            done = llmdump("status")
+    assert done.returncode == 0, done.stdout
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:2]] == [["proxy-0", "retiring"], ["proxy-1", "ok"]]
+
+
+def test_a_flag_that_is_true_or_false_may_stand_alone(llmdump: Run) -> None:
+    told = json.loads(llmdump("config", "--json", "--takeover", "--capture-seal", "false", "--capture-redact-bodies").stdout)
+    names = ("takeover", "capture_seal", "capture_redact_bodies")
+    assert [told[name]["value"] for name in names] == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"admin": "HEALTHZ/failing"}, "/healthz says 503"),
+        ({"admin": "HEALTHZ/failing"}, "/healthz says 503: why disk"),
         ({"admin": "HEALTHZ", "state": "stopping"}, "stopping"),
         ({"admin": "HEALTHZ", "state": "starting"}, "starting"),
         ({"admin": "http://127.0.0.1:FREE"}, "no answer from http://127.0.0.1:"),

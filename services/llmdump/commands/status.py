@@ -15,6 +15,7 @@ from llmdump import health, pins, process
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 from llmdump.health import Health
+from llmdump.presence import Card
 
 
 def text(found: list[Health], data: DataDir) -> str:
@@ -34,15 +35,19 @@ def text(found: list[Health], data: DataDir) -> str:
 def _line(one: Health) -> str:
     card = one.card
     up_s = max(0, int(time.time() - card.started_at))
-    return f"{card.name:<12} {one.problem or 'ok':<10} pid {card.pid}, up {up_s} s, {card.listen or card.admin}"
+    return f"{card.name:<12} {one.problem or _well(card):<10} pid {card.pid}, up {up_s} s, {card.listen or card.admin}"
+
+
+def _well(card: Card) -> str:
+    return "retiring" if card.state == "retiring" else "ok"
 
 
 def as_json(found: list[Health], data: DataDir) -> str:
     """The same for programs."""
     processes = [
         {"process": one.card.name, "role": one.card.role, "ok": not one.problem, "problem": one.problem,
-         "pid": one.card.pid, "started_at": one.card.started_at, "listen": one.card.listen, "admin": one.card.admin,
-         "health": one.details}
+         "state": one.card.state, "pid": one.card.pid, "started_at": one.card.started_at, "listen": one.card.listen,
+         "admin": one.card.admin, "health": one.details}
         for one in found
     ]  # fmt: skip
     pinned = pins.find(data)
