@@ -15,6 +15,7 @@ from llmdump_writer import appender, capture, recovery, sessions, store
 from tests.simulation.simulation import quiet, run
 
 Patch = tuple[Any, str, Any]
+"""In this module or class, this name is something else."""
 
 
 def _sync_that_does_nothing(self: appender.Appender) -> None:
@@ -73,6 +74,13 @@ _judge, _fail, _recover = sessions.Instance.judge, store.Store.fail, recovery.re
 _release, _add = outbox.Lane.release, outbox.Outbox.add
 
 
+def _over_budget(self: outbox.Outbox, lane: outbox.Lane, number: int, one: bytes, reserve: bool = False) -> bool:
+    limit, self._limit_bytes = self._limit_bytes, 1 << 40
+    taken = _add(self, lane, number, one, reserve)
+    self._limit_bytes = limit
+    return taken
+
+
 def _mutants() -> dict[str, Patch]:
     from llmdump_writer import main  # noqa: PLC0415 - its name for `recover`
 
@@ -94,7 +102,7 @@ def _mutants() -> dict[str, Patch]:
         "no gap records": (recorder.Recorder, "tell_gaps", lambda self, ts: None),
         "one record too many is forgotten": (outbox.Lane, "release", lambda self, held: _release(self, held + bool(held))),
         "what was under way is not sent again": (outbox.Lane, "restart", _forget_under_way),
-        "the budget is not looked at": (outbox.Outbox, "_refuse", lambda self, size: None),
+        "the budget is not looked at": (outbox.Outbox, "add", _over_budget),
     }
 
 
