@@ -25,7 +25,7 @@ Of each file is kept, beside it:
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,7 +203,7 @@ class Disk:
         return pair
 
     def write(self, fd: int, content: Any) -> int:
-        found = self._open.get(fd)
+        found = self._known(fd)
         if found is None or found.file is None:
             return int(_real["write"](fd, content))
         self._enter(found.volume, "write", QUICK_S)
@@ -214,7 +214,7 @@ class Disk:
         return written
 
     def pwrite(self, fd: int, content: Any, at: int) -> int:
-        found = self._open.get(fd)
+        found = self._known(fd)
         if found is None or found.file is None:
             return int(_real["pwrite"](fd, content, at))
         self._enter(found.volume, "write", QUICK_S)
@@ -233,7 +233,7 @@ class Disk:
         return bytes(_real["pread"](fd, size, at))
 
     def fsync(self, fd: int) -> None:
-        found = self._open.get(fd)
+        found = self._known(fd)
         if found is None:
             return
         volume, file = found.volume, found.file
@@ -332,12 +332,17 @@ class Disk:
         directory, _, name = text.rpartition("/")
         return self._by_directory.get(directory), name
 
+    def _known(self, fd: int) -> Open | None:
+        """What a descriptor is; those of dead processes have been closed, and may be anything now."""
+        found = self._open.get(fd)
+        if found is not None and found.owner is not None and not found.owner.alive:
+            del self._open[fd]
+            return None
+        return found
+
     def _of(self, volume: Volume, fd: int) -> File:
         inode = os.fstat(fd).st_ino
         file = volume.files.get(inode)
         if file is None:
             file = volume.files[inode] = File()
         return file
-
-
-Call = Callable[..., Any]

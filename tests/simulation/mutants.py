@@ -5,8 +5,8 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
@@ -14,8 +14,8 @@ from llmdump_proxy import orphans, outbox, recorder, spill
 from llmdump_writer import appender, capture, recovery, sessions, store
 from tests.simulation.simulation import quiet, run
 
-Patch = tuple[Any, str, Any]
-"""In this module or class, this name is something else."""
+Patches = list[tuple[Any, str, Any]]
+"""In these modules or classes these names are something else."""
 
 
 def _sync_that_does_nothing(self: appender.Appender) -> None:
@@ -32,6 +32,10 @@ def _sync_tried_again(self: appender.Appender) -> None:
 def _taken_anew(self: capture.Capture, name: str, instance: sessions.Instance, *rest: Any) -> None:
     instance.taken = 0
     _take(self, name, instance, *rest)
+
+
+def _all_of_it(self: outbox.Packed, held: int) -> outbox.Packed | None:
+    return self if self.last > held else None
 
 
 def _freed_when_read(self: outbox.Lane, packed: outbox.Packed) -> Any:
@@ -81,28 +85,31 @@ def _over_budget(self: outbox.Outbox, lane: outbox.Lane, number: int, one: bytes
     return taken
 
 
-def _mutants() -> dict[str, Patch]:
+def _mutants() -> dict[str, Patches]:
     from llmdump_writer import main  # noqa: PLC0415 - its name for `recover`
 
     return {
-        "acknowledged before it is synced": (appender.Appender, "sync", _sync_that_does_nothing),
-        "a failed sync is tried again on the same file": (appender.Appender, "sync", _sync_tried_again),
-        "the directory is not synced": (appender, "sync_directory", lambda directory: None),
-        "what comes again is stored again": (capture.Capture, "_take", _taken_anew),
-        "a restarted writer does not say what it holds": (main, "recover", _nothing_held),
-        "HAVE before what was taken is settled": (capture.Capture, "_on_hello", _hello_without_flush),
-        "the order of batches is not checked": (sessions.Instance, "judge", _any_seq),
-        "a batch of any session is taken": (sessions.Instance, "judge", _any_nonce),
-        "a torn tail is not cut": (recovery, "_close", lambda path, name, kept: 0),
-        "records given up are left in a file that could not be cut": (store.Store, "fail", _forget_what_is_not_cut),
-        "a place in the spill file is given back when it is read": (outbox.Lane, "did_read", _freed_when_read),
-        "a stopping proxy forgets to spill": (outbox.Lane, "left", lambda self: []),
-        "spill files of the dead are forgotten": (orphans, "orphans", lambda directory, room: iter(())),
-        "a torn spill frame is taken for whole": (spill, "_write_all", lambda fd, head, body, at: os.pwritev(fd, [head, body], at)),
-        "no gap records": (recorder.Recorder, "tell_gaps", lambda self, ts: None),
-        "one record too many is forgotten": (outbox.Lane, "release", lambda self, held: _release(self, held + bool(held))),
-        "what was under way is not sent again": (outbox.Lane, "restart", _forget_under_way),
-        "the budget is not looked at": (outbox.Outbox, "add", _over_budget),
+        "acknowledged before it is synced": [(appender.Appender, "sync", _sync_that_does_nothing)],
+        "a failed sync is tried again on the same file": [(appender.Appender, "sync", _sync_tried_again)],
+        "the directory is not synced": [(appender, "sync_directory", lambda directory: None)],
+        "a batch comes again whole, and what is in it is stored again": [
+            (capture.Capture, "_take", _taken_anew),
+            (outbox.Packed, "after", _all_of_it),
+        ],
+        "a restarted writer does not say what it holds": [(main, "recover", _nothing_held)],
+        "HAVE before what was taken is settled": [(capture.Capture, "_on_hello", _hello_without_flush)],
+        "the order of batches is not checked": [(sessions.Instance, "judge", _any_seq)],
+        "a batch of any session is taken": [(sessions.Instance, "judge", _any_nonce)],
+        "a torn tail is not cut": [(recovery, "_close", lambda path, name, kept: 0)],
+        "records given up are left in a file that could not be cut": [(store.Store, "fail", _forget_what_is_not_cut)],
+        "a place in the spill file is given back when it is read": [(outbox.Lane, "did_read", _freed_when_read)],
+        "a stopping proxy forgets to spill": [(outbox.Lane, "left", lambda self: [])],
+        "spill files of the dead are forgotten": [(orphans, "orphans", lambda directory, room: iter(()))],
+        "a torn spill frame is taken for whole": [(spill, "_write_all", lambda fd, head, body, at: os.pwritev(fd, [head, body], at))],
+        "no gap records": [(recorder.Recorder, "tell_gaps", lambda self, ts: None)],
+        "one record too many is forgotten": [(outbox.Lane, "release", lambda self, held: _release(self, held + bool(held)))],
+        "what was under way is not sent again": [(outbox.Lane, "restart", _forget_under_way)],
+        "the budget is not looked at": [(outbox.Outbox, "add", _over_budget)],
     }
 
 
@@ -112,8 +119,9 @@ MUTANTS: Final = _mutants()
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
     """The product without this mechanism."""
-    where, what, other = MUTANTS[name]
-    with mock.patch.object(where, what, other):
+    with ExitStack() as stack:
+        for where, what, other in MUTANTS[name]:
+            stack.enter_context(mock.patch.object(where, what, other))
         yield
 
 
@@ -131,15 +139,13 @@ def main() -> None:
     """Print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=300)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="those with this in their name")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="PART OF: a part of them")
     options = parser.parse_args()
-    for name in MUTANTS:
-        if options.only in name:
-            count, failure = seeds_until_found(name, options.most)
-            print(f"{count or 'not found':>9}  {name}: {failure[:150]}", flush=True)
+    for name in [name for name in MUTANTS if options.only in name][options.part[0] :: options.part[1]]:
+        count, failure = seeds_until_found(name, options.most)
+        print(f"{count or 'not found':>9}  {name}: {failure[:150]}", flush=True)
 
-
-Seed = Callable[[int], None]
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from tests.simulation.world import Loop, Thread, World
+from tests.simulation.world import Loop, Process, Thread, World
 
 QUEUE_MESSAGES_MAX = 128
 """Both high-water marks together."""
@@ -145,10 +145,10 @@ class Network:
         self.routers: dict[str, Router] = {}
         self.connections: list[Connection] = []
         self.slow_s = 0.0
-        self.on_sent: Callable[[str, bytes, list[bytes]], None] = lambda endpoint, peer, message: None
-        """Hears of each message that a proxy hands over: (endpoint, instance, frames)."""
-        self.on_said: Callable[[str, bytes, list[bytes]], None] = lambda endpoint, peer, message: None
-        """Hears of each message that a writer hands over."""
+        self.on_sent: Callable[[Process, str, bytes, list[bytes]], None] = lambda process, endpoint, peer, message: None
+        """Hears of each message that a proxy hands over: (process, endpoint, instance, frames)."""
+        self.on_said: Callable[[Process, str, bytes, list[bytes]], None] = lambda process, endpoint, peer, message: None
+        """Hears of each message that a writer hands over, and which process it is for."""
         self._cut_until: dict[str, float] = {}
         self._fd = _first_fd
 
@@ -228,6 +228,7 @@ class Dealer:
     def __init__(self, network: Network, thread: Thread) -> None:
         assert thread.loop is not None
         self.closed = False
+        self.process = thread.process
         self._network = network
         self._loop = thread.loop
         self.incoming = Incoming(self._edge())
@@ -274,7 +275,7 @@ class Dealer:
         if flags & zmq.SNDMORE:
             return
         message, self._parts = self._parts, []
-        self._network.on_sent(self._endpoint, self.name, message)
+        self._network.on_sent(self.process, self._endpoint, self.name, message)
         connection.send(True, message)
 
     def recv_multipart(self, flags: int) -> list[bytes]:
@@ -362,9 +363,9 @@ class Router:
     def send_multipart(self, message: list[bytes], flags: int) -> None:
         self._network.world.check_alive()
         peer, *rest = message
-        self._network.on_said(self.endpoint, peer, rest)
         connection = self._peers.get(peer)
         if connection:
+            self._network.on_said(connection.dealer.process, self.endpoint, peer, rest)
             connection.send(False, rest)
 
     def poll(self, timeout_ms: int) -> int:

@@ -173,12 +173,16 @@ class Simulation:
         """Bursts, of which some are larger than all budgets."""
         rng = self.world.random
         begin, bursts = self.world.now, rng.randint(1, 5)
-        events = rng.choice((20, 60, 200, 400))
+        events = rng.choice((20, 60, 200))
         for _ in range(bursts):
             at, width = rng.uniform(0, traffic_s), rng.choice((0.01, 0.3, traffic_s))
-            for _ in range(events // bursts):
-                size = rng.choice((self._size_bytes, rng.randint(0, 2 * self._size_bytes)))
-                self.world.at(begin + min(traffic_s, at + rng.uniform(0, width)), lambda size=size: self._work(size))
+            self._plan_burst(begin + at, min(width, traffic_s - at), events // bursts)
+
+    def _plan_burst(self, begin: float, width_s: float, events: int) -> None:
+        rng = self.world.random
+        for _ in range(events):
+            size = rng.choice((self._size_bytes, rng.randint(0, 2 * self._size_bytes)))
+            self.world.at(begin + rng.uniform(0, width_s), lambda size=size: self._work(size))
 
     def _work(self, size_bytes: int) -> None:
         if self.proxies:
@@ -206,6 +210,8 @@ class Simulation:
             ("kill a writer", lambda: self._kill_writer(choice(slots))),
             ("stop a writer", lambda: self._stop_writer(choice(slots))),
             ("kill a proxy", self._kill_proxy),
+            ("kill all proxies", self._kill_all_proxies),
+            ("no writer for some time", self._no_writer),
             ("stop a proxy", self._stop_proxy),
             ("stop all", self._stop_all),
             ("clock step", self._step_clock),
@@ -233,6 +239,18 @@ class Simulation:
             (f"{where} slow", lambda: self._slow_disk(volume)),
             (f"short writes in {where}", lambda: self._short_writes(volume)),
         ]
+
+    def _kill_all_proxies(self) -> None:
+        while self.proxies:
+            self._kill_proxy()
+
+    def _no_writer(self) -> None:
+        """What comes meanwhile must be spilled, or dropped."""
+        back_at = self.world.now + self.world.random.uniform(0.5, 3)
+        for slot in [*self.writers]:
+            self.writers.pop(slot).process.end()
+            self.world.at(back_at, lambda slot=slot: self.start_writer(slot))
+        self._plan_burst(self.world.now, back_at - self.world.now, self.world.random.randint(20, 100))
 
     def _stop_all(self) -> None:
         """As honcho does: everybody at the same moment."""
