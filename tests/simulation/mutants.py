@@ -1,6 +1,6 @@
 """The product with one mechanism taken out: what the simulation must notice. The only place that patches the product.
 
-    python -m tests.simulation.mutants [--most 300]    how many seeds each takes
+python -m tests.simulation.mutants [--most 300]    how many seeds each takes
 """
 
 import argparse
@@ -86,7 +86,7 @@ def _over_budget(self: outbox.Outbox, lane: outbox.Lane, number: int, one: bytes
 
 
 def _mutants() -> dict[str, Patches]:
-    from llmdump_writer import main  # noqa: PLC0415 - its name for `recover`
+    from llmdump_writer import main
 
     return {
         "acknowledged before it is synced": [(appender.Appender, "sync", _sync_that_does_nothing)],
@@ -105,7 +105,9 @@ def _mutants() -> dict[str, Patches]:
         "a place in the spill file is given back when it is read": [(outbox.Lane, "did_read", _freed_when_read)],
         "a stopping proxy forgets to spill": [(outbox.Lane, "left", lambda self: [])],
         "spill files of the dead are forgotten": [(orphans, "orphans", lambda directory, room: iter(()))],
-        "a torn spill frame is taken for whole": [(spill, "_write_all", lambda fd, head, body, at: os.pwritev(fd, [head, body], at))],
+        "a torn spill frame is taken for whole": [
+            (spill, "_write_all", lambda fd, head, body, at: os.pwritev(fd, [head, body], at))
+        ],
         "no gap records": [(recorder.Recorder, "tell_gaps", lambda self, ts: None)],
         "one record too many is forgotten": [(outbox.Lane, "release", lambda self, held: _release(self, held + bool(held)))],
         "what was under way is not sent again": [(outbox.Lane, "restart", _forget_under_way)],

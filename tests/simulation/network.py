@@ -1,9 +1,10 @@
 """ZeroMQ as a proxy and a writer see it, without ZeroMQ: DEALER, ROUTER, the monitor, and descriptors that signal edges.
 
-Within a connection messages arrive once and in order, each after a delay from the seed. Nothing else is promised:
+Within a connection messages arrive in order, each after a delay from the seed. Nothing else is promised:
 
 - a connection may end at any moment, and with it goes what was under way, but for a part of it that arrives all the same
 - whoever connects again may find that messages of the old connection come once more, behind the new one's first
+- for a while single messages may be lost, though nothing else is wrong: ZeroMQ is trusted with nothing
 - a connection may be dead without anybody being told (half open): messages vanish, the end is noticed later
 - a descriptor is raised when the first message comes to a reader that has looked and found nothing; every call
   on its socket lowers it, whatever it was for (the trap that `link` of the proxy is written around)
@@ -94,9 +95,9 @@ class Connection:
     def send(self, to_router: bool, message: list[bytes]) -> None:
         if not self.open:
             return
-        if self.half_open:
-            return
         world = self.network.world
+        if self.half_open or (self.network.loss and world.random.random() < self.network.loss):
+            return
         when = max(self._last[to_router], world.now + self.network.delay_s())
         self._last[to_router] = when
         one = (to_router, message)
@@ -144,7 +145,7 @@ class Network:
         self.world = world
         self.routers: dict[str, Router] = {}
         self.connections: list[Connection] = []
-        self.slow_s = 0.0
+        self.slow_s = self.loss = 0.0
         self.on_sent: Callable[[Process, str, bytes, list[bytes]], None] = lambda process, endpoint, peer, message: None
         """Hears of each message that a proxy hands over: (process, endpoint, instance, frames)."""
         self.on_said: Callable[[Process, str, bytes, list[bytes]], None] = lambda process, endpoint, peer, message: None
@@ -168,7 +169,7 @@ class Network:
 
     def heal(self) -> None:
         self._cut_until.clear()
-        self.slow_s = 0.0
+        self.slow_s = self.loss = 0.0
 
     def living(self) -> list[Connection]:
         self.connections = [one for one in self.connections if one.open]

@@ -1,7 +1,7 @@
 """Simulated processes around the product's own classes: what a `main` does, in a simulated process.
 
-    ProxyRun    Recorder ─▶ Shipping (outbox, link, spill, orphans), driven as `llmdump_proxy.main.Proxy` does
-    WriterRun   Writer (recovery, catalog, store, capture, sealer) and Link, driven as `llmdump_writer.main.serve` does
+ProxyRun    Recorder ─▶ Shipping (outbox, link, spill, orphans), driven as `llmdump_proxy.main.Proxy` does
+WriterRun   Writer (recovery, catalog, store, capture, sealer) and Link, driven as `llmdump_writer.main.serve` does
 """
 
 import asyncio
@@ -164,9 +164,7 @@ class ProxyRun:
     def kill(self) -> None:
         """As by kill -9."""
         self.process.end()
-        if not hasattr(self, "recorder"):
-            self.truth.state = "died"
-        elif self.truth.state == "living" or self.recorder.made not in self.truth.records:
+        if not hasattr(self, "recorder") or self.truth.state == "living" or self.recorder.made not in self.truth.records:
             self.truth.state = "died"
         elif self.truth.state == "ended":
             self.truth.given_up = len(self.truth.records)

@@ -191,7 +191,9 @@ class Simulation:
     def _plan_faults(self, traffic_s: float) -> None:
         """A few kinds, several of each: what goes wrong together differs from seed to seed."""
         rng = self.world.random
-        kinds = rng.sample(self._process_faults(), k=rng.randint(0, 4)) + rng.sample(self._network_faults(), k=rng.randint(0, 2))
+        kinds = rng.sample(self._process_faults(), k=rng.randint(0, 4)) + rng.sample(
+            self._network_faults(), k=rng.randint(0, 2)
+        )
         kinds += rng.sample(self._disk_faults(self.segments, "segments"), k=rng.choice((0, 0, 1, 3)))
         kinds += rng.sample(self._disk_faults(self.spill, "spill"), k=rng.choice((0, 0, 1, 3)))
         for _ in range(rng.choice((3, 6, 12, 24)) if kinds else 0):
@@ -226,13 +228,12 @@ class Simulation:
             ("a connection is half open", self._half_open),
             ("partition", lambda: self.network.cut(rng.choice(self.settings.writer_endpoints), rng.uniform(0.1, 4))),
             ("slow network", self._slow_network),
+            ("messages are lost", lambda: setattr(self.network, "loss", 0.1)),
         ]
 
     def _disk_faults(self, volume: Volume, where: str) -> list[Fault]:
         calls = ("write", "fsync", "open", "unlink", "ftruncate", *(("read",) if volume is self.spill else ()))
-        found: list[Fault] = [
-            (f"{call} fails in {where}", lambda call=call: self._calls_fail(volume, call)) for call in calls
-        ]
+        found: list[Fault] = [(f"{call} fails in {where}", lambda call=call: self._calls_fail(volume, call)) for call in calls]
         return [
             *found,
             (f"{where} full", lambda: self._full(volume)),
@@ -363,12 +364,12 @@ def run(seed: int) -> Simulation:
         with simulation.world.clocks(), simulation.disk.calls():
             try:
                 simulation.run()
-            except BaseException as err:  # noqa: BLE001 - whatever it is, this seed has failed
+            except BaseException as err:
                 simulation.world.fail(err)
         if simulation.world.failure is None:
             try:
                 simulation.judge()
-            except (Exception, Violation) as err:  # noqa: BLE001
+            except (Exception, Violation) as err:
                 simulation.world.fail(err)
     finally:
         for process in [*(one.process for one in simulation.runs), *(one.process for one in simulation.writers.values())]:
