@@ -90,7 +90,7 @@ class Volume:
         self.files: dict[int, File] = {}
         """By inode."""
         self.durable_names: dict[str, File] = {}
-        self.name_changes: list[NameChange] = []
+        self.name_changes: list[tuple[NameChange, ...]] = []
         self.fails: dict[str, float] = {}
         """The probability that a call fails."""
         self.room: float | None = None
@@ -106,10 +106,10 @@ class Volume:
         self.slow_s = self.short = 0.0
 
     def name(self, name: str, file: File | None) -> None:
-        self.name_changes.append(NameChange(name, file))
+        self.name_changes.append((NameChange(name, file),))
 
     def settle_names(self, count: int) -> None:
-        for name, file in self.name_changes[:count]:
+        for name, file in [change for together in self.name_changes[:count] for change in together]:
             if file is None:
                 self.durable_names.pop(name, None)
             else:
@@ -273,7 +273,7 @@ class Disk:
             _real["unlink"](path, dir_fd=dir_fd)
             return
         self._enter(volume, "unlink", QUICK_S)
-        found = os.stat(path)
+        found = Path(path).stat()
         _real["unlink"](path)
         volume.name(name, None)
         volume.files.pop(found.st_ino, None)
@@ -285,10 +285,9 @@ class Disk:
             _real["rename"](path, target, **more)
             return
         self._enter(volume, "rename", QUICK_S)
-        file = volume.files[os.stat(path).st_ino]
+        file = volume.files[Path(path).stat().st_ino]
         _real["rename"](path, target)
-        volume.name(os.path.basename(target), file)
-        volume.name(name, None)
+        volume.name_changes.append((NameChange(Path(target).name, file), NameChange(name, None)))
 
     # --- what goes wrong
 

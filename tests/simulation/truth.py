@@ -112,10 +112,8 @@ class Truth:
     def _not_stored(self, writer: str, instance: str, numbers: list[int]) -> list[int]:
         rest = {(file_format, number) for file_format in self._formats for number in numbers}
         volume = self._segments
-        if self._fsync == "flush":
-            names = list(volume.durable_names)
-        else:
-            names = [name.file for name in segment.find(volume.directory)]
+        flushed = self._fsync == "flush"
+        names = list(volume.durable_names) if flushed else [name.file for name in segment.find(volume.directory)]
         for file in sorted(names, reverse=True):
             name = segment.parse_name(file)
             if not rest:
@@ -127,14 +125,15 @@ class Truth:
         return sorted(number for _, number in rest)
 
     def _numbers(self, name: segment.Name, volume: Volume) -> dict[str, set[int]]:
+        path = volume.directory / name.file
+        if name.sealed:
+            durable = self._fsync != "flush" or volume.durable_names[name.file].durable == path.read_bytes()
+            return _Scan().sealed(volume.directory, name) if durable else {}
         if self._fsync == "flush":
             file = volume.durable_names[name.file]
             content = file.durable
         else:
-            content = bytearray((volume.directory / name.file).read_bytes())
-            file = next(one for inode, one in volume.files.items() if inode == (volume.directory / name.file).stat().st_ino)
-        if name.sealed:
-            return _Scan().sealed(volume.directory, name) if self._fsync == "flush" else {}
+            content, file = bytearray(path.read_bytes()), volume.files[path.stat().st_ino]
         kept = self._scanned.get((id(file), name.file))
         scan = kept[1] if kept and kept[1].end <= len(content) else _Scan()
         self._scanned[id(file), name.file] = file, scan
