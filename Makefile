@@ -40,7 +40,7 @@ test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import cont
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for half an hour; ARGS="--seed=7 -k writer" for a part of it
-	@$(BIN)/python -m pytest tests/chaos --long $(ARGS)
+	@$(BIN)/python -m pytest tests/chaos tests/simulation --long $(ARGS)
 
 lint: $(VENV)/installed-test ## formatting, ruff, mypy and the import contract alone, and repair what ruff can
 	$(BIN)/ruff format

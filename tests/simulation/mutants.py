@@ -59,11 +59,6 @@ def _any_nonce(self: sessions.Instance, nonce: bytes, seq: int, now: float) -> s
     return _judge(self, self.nonce, self.next_seq, now)
 
 
-def _hello_without_flush(self: capture.Capture, name: str, nonce: bytes) -> None:
-    if not self.failing:
-        self._open(name, nonce)
-
-
 def _forget_what_is_not_cut(self: store.Store, buffer: Any) -> None:
     _fail(self, buffer)
     self._uncut.clear()
@@ -97,7 +92,6 @@ def _mutants() -> dict[str, Patches]:
             (outbox.Packed, "after", _all_of_it),
         ],
         "a restarted writer does not say what it holds": [(main, "recover", _nothing_held)],
-        "HAVE before what was taken is settled": [(capture.Capture, "_on_hello", _hello_without_flush)],
         "the order of batches is not checked": [(sessions.Instance, "judge", _any_seq)],
         "a batch of any session is taken": [(sessions.Instance, "judge", _any_nonce)],
         "a torn tail is not cut": [(recovery, "_close", lambda path, name, kept: 0)],
