@@ -41,7 +41,7 @@ test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import cont
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for three quarters of an hour; ARGS="--seed=7 -k writer" for a part of it
-	@$(BIN)/python -m pytest tests/chaos --long $(ARGS)
+	@$(BIN)/python -m pytest tests/chaos tests/simulation --long $(ARGS)
 
 fuzz: $(VENV)/installed-fuzz ## every parser of strangers' bytes, FUZZ_SECONDS (60) each, with inputs that coverage leads to
 	@$(BIN)/python tests/fuzz/parsers.py $(FUZZ_SECONDS)

@@ -133,7 +133,7 @@ class Orphans:
         try:
             for spill in orphans(self._directory, self._room):
                 if lanes := self._found(spill):
-                    adopted.append((spill, lanes))
+                    adopted.append((spill, lanes))  # noqa: PERF401 - those before an error are in hand
         except OSError:
             count_swallowed("look_for_orphans")
         return adopted

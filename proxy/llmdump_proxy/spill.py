@@ -146,6 +146,8 @@ class Spill:
 
     def read(self, lane: int, endpoint: str, frame: Frame) -> Packed:
         """The batch of a frame, to be sent to the writer at `endpoint`. Raises OSError or FrameDamagedError."""
+        if frame.segment not in self._segments:
+            raise FileNotFoundError(errno.ENOENT, "the instance was let go of")
         self.name_writer(lane, endpoint)
         with self._segments[frame.segment].path.open("rb", buffering=0) as file:
             return _decoded(os.pread(file.fileno(), frame.file_bytes, frame.at), frame)
@@ -169,7 +171,7 @@ class Spill:
         """These frames are not needed any more: delete the segments that have no other. Gives those of segments that the
         disk would not delete, to be freed later."""
         kept: list[Frame] = []
-        for number in sorted({frame.segment for frame in frames}):
+        for number in sorted({frame.segment for frame in frames} & self._segments.keys()):  # none once it was let go of
             freed = [frame for frame in frames if frame.segment == number]
             self._segments[number].frames -= len(freed)
             if not self._segments[number].frames and not self._remove(number):

@@ -29,7 +29,8 @@ def main() -> None:
             if options.seed is not None:
                 traceback.print_exception(found.world.failure)
     took = time.perf_counter() - begin
-    print(f"{len(seeds)} seeds in {took:.1f} s ({len(seeds) / took:.0f}/s), {acknowledged} records acknowledged, {len(failed)} failed")
+    rate = len(seeds) / took
+    print(f"{len(seeds)} seeds in {took:.1f} s ({rate:.0f}/s), {acknowledged} records acknowledged, {len(failed)} failed")
     sys.exit(bool(failed))
 
 

@@ -25,7 +25,7 @@ Of each file is kept, beside it:
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ class Volume:
         self.files: dict[int, File] = {}
         """By inode."""
         self.durable_names: dict[str, File] = {}
-        self.name_changes: list[NameChange] = []
+        self.name_changes: list[tuple[NameChange, ...]] = []
         self.fails: dict[str, float] = {}
         """The probability that a call fails."""
         self.room: float | None = None
@@ -106,10 +106,10 @@ class Volume:
         self.slow_s = self.short = 0.0
 
     def name(self, name: str, file: File | None) -> None:
-        self.name_changes.append(NameChange(name, file))
+        self.name_changes.append((NameChange(name, file),))
 
     def settle_names(self, count: int) -> None:
-        for name, file in self.name_changes[:count]:
+        for name, file in [change for together in self.name_changes[:count] for change in together]:
             if file is None:
                 self.durable_names.pop(name, None)
             else:
@@ -203,7 +203,7 @@ class Disk:
         return pair
 
     def write(self, fd: int, content: Any) -> int:
-        found = self._open.get(fd)
+        found = self._known(fd)
         if found is None or found.file is None:
             return int(_real["write"](fd, content))
         self._enter(found.volume, "write", QUICK_S)
@@ -214,7 +214,7 @@ class Disk:
         return written
 
     def pwrite(self, fd: int, content: Any, at: int) -> int:
-        found = self._open.get(fd)
+        found = self._known(fd)
         if found is None or found.file is None:
             return int(_real["pwrite"](fd, content, at))
         self._enter(found.volume, "write", QUICK_S)
@@ -233,7 +233,7 @@ class Disk:
         return bytes(_real["pread"](fd, size, at))
 
     def fsync(self, fd: int) -> None:
-        found = self._open.get(fd)
+        found = self._known(fd)
         if found is None:
             return
         volume, file = found.volume, found.file
@@ -273,7 +273,7 @@ class Disk:
             _real["unlink"](path, dir_fd=dir_fd)
             return
         self._enter(volume, "unlink", QUICK_S)
-        found = os.stat(path)
+        found = Path(path).stat()
         _real["unlink"](path)
         volume.name(name, None)
         volume.files.pop(found.st_ino, None)
@@ -285,10 +285,9 @@ class Disk:
             _real["rename"](path, target, **more)
             return
         self._enter(volume, "rename", QUICK_S)
-        file = volume.files[os.stat(path).st_ino]
+        file = volume.files[Path(path).stat().st_ino]
         _real["rename"](path, target)
-        volume.name(os.path.basename(target), file)
-        volume.name(name, None)
+        volume.name_changes.append((NameChange(Path(target).name, file), NameChange(name, None)))
 
     # --- what goes wrong
 
@@ -332,12 +331,17 @@ class Disk:
         directory, _, name = text.rpartition("/")
         return self._by_directory.get(directory), name
 
+    def _known(self, fd: int) -> Open | None:
+        """What a descriptor is; those of dead processes have been closed, and may be anything now."""
+        found = self._open.get(fd)
+        if found is not None and found.owner is not None and not found.owner.alive:
+            del self._open[fd]
+            return None
+        return found
+
     def _of(self, volume: Volume, fd: int) -> File:
         inode = os.fstat(fd).st_ino
         file = volume.files.get(inode)
         if file is None:
             file = volume.files[inode] = File()
         return file
-
-
-Call = Callable[..., Any]

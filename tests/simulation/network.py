@@ -1,9 +1,10 @@
 """ZeroMQ as a proxy and a writer see it, without ZeroMQ: DEALER, ROUTER, the monitor, and descriptors that signal edges.
 
-Within a connection messages arrive once and in order, each after a delay from the seed. Nothing else is promised:
+Within a connection messages arrive in order, each after a delay from the seed. Nothing else is promised:
 
 - a connection may end at any moment, and with it goes what was under way, but for a part of it that arrives all the same
 - whoever connects again may find that messages of the old connection come once more, behind the new one's first
+- for a while single messages may be lost, though nothing else is wrong: ZeroMQ is trusted with nothing
 - a connection may be dead without anybody being told (half open): messages vanish, the end is noticed later
 - a descriptor is raised when the first message comes to a reader that has looked and found nothing; every call
   on its socket lowers it, whatever it was for (the trap that `link` of the proxy is written around)
@@ -17,7 +18,7 @@ from typing import Any
 
 import zmq
 
-from tests.simulation.world import Loop, Thread, World
+from tests.simulation.world import Loop, Process, Thread, World
 
 QUEUE_MESSAGES_MAX = 128
 """Both high-water marks together."""
@@ -94,9 +95,9 @@ class Connection:
     def send(self, to_router: bool, message: list[bytes]) -> None:
         if not self.open:
             return
-        if self.half_open:
-            return
         world = self.network.world
+        if self.half_open or (self.network.loss and world.random.random() < self.network.loss):
+            return
         when = max(self._last[to_router], world.now + self.network.delay_s())
         self._last[to_router] = when
         one = (to_router, message)
@@ -144,11 +145,11 @@ class Network:
         self.world = world
         self.routers: dict[str, Router] = {}
         self.connections: list[Connection] = []
-        self.slow_s = 0.0
-        self.on_sent: Callable[[str, bytes, list[bytes]], None] = lambda endpoint, peer, message: None
-        """Hears of each message that a proxy hands over: (endpoint, instance, frames)."""
-        self.on_said: Callable[[str, bytes, list[bytes]], None] = lambda endpoint, peer, message: None
-        """Hears of each message that a writer hands over."""
+        self.slow_s = self.loss = 0.0
+        self.on_sent: Callable[[Process, str, bytes, list[bytes]], None] = lambda process, endpoint, peer, message: None
+        """Hears of each message that a proxy hands over: (process, endpoint, instance, frames)."""
+        self.on_said: Callable[[Process, str, bytes, list[bytes]], None] = lambda process, endpoint, peer, message: None
+        """Hears of each message that a writer hands over, and which process it is for."""
         self._cut_until: dict[str, float] = {}
         self._fd = _first_fd
 
@@ -168,7 +169,7 @@ class Network:
 
     def heal(self) -> None:
         self._cut_until.clear()
-        self.slow_s = 0.0
+        self.slow_s = self.loss = 0.0
 
     def living(self) -> list[Connection]:
         self.connections = [one for one in self.connections if one.open]
@@ -228,6 +229,7 @@ class Dealer:
     def __init__(self, network: Network, thread: Thread) -> None:
         assert thread.loop is not None
         self.closed = False
+        self.process = thread.process
         self._network = network
         self._loop = thread.loop
         self.incoming = Incoming(self._edge())
@@ -274,7 +276,7 @@ class Dealer:
         if flags & zmq.SNDMORE:
             return
         message, self._parts = self._parts, []
-        self._network.on_sent(self._endpoint, self.name, message)
+        self._network.on_sent(self.process, self._endpoint, self.name, message)
         connection.send(True, message)
 
     def recv_multipart(self, flags: int) -> list[bytes]:
@@ -362,9 +364,9 @@ class Router:
     def send_multipart(self, message: list[bytes], flags: int) -> None:
         self._network.world.check_alive()
         peer, *rest = message
-        self._network.on_said(self.endpoint, peer, rest)
         connection = self._peers.get(peer)
         if connection:
+            self._network.on_said(connection.dealer.process, self.endpoint, peer, rest)
             connection.send(False, rest)
 
     def poll(self, timeout_ms: int) -> int:

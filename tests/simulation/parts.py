@@ -1,7 +1,7 @@
 """Simulated processes around the product's own classes: what a `main` does, in a simulated process.
 
-    ProxyRun    Recorder ─▶ Shipping (outbox, link, spill, orphans), driven as `llmdump_proxy.main.Proxy` does
-    WriterRun   Writer (recovery, catalog, store, capture, sealer) and Link, driven as `llmdump_writer.main.serve` does
+ProxyRun    Recorder ─▶ Shipping (outbox, link, spill, orphans), driven as `llmdump_proxy.main.Proxy` does
+WriterRun   Writer (recovery, catalog, store, capture, sealer) and Link, driven as `llmdump_writer.main.serve` does
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from llmdump_proxy.rules import EVERYTHING
 from llmdump_proxy.spill import Spill
 from llmdump_writer.link import Link
 from llmdump_writer.main import Writer
+from llmdump_writer.sealer import RETRY_S
 from tests.simulation.network import Context, Network
 from tests.simulation.truth import Instance, Truth
 from tests.simulation.world import Loop, Process, Thread, Violation, World
@@ -144,7 +145,7 @@ class ProxyRun:
         """As after SIGTERM."""
         if not self.stopping and self.process.alive:
             self.stopping = True
-            self._world.after(0.0, lambda: self._end_captures(), self._loop.thread)
+            self._world.after(0.0, self._end_captures, self._loop.thread)
 
     def _end_captures(self) -> None:
         for capture in self._captures:
@@ -164,9 +165,7 @@ class ProxyRun:
     def kill(self) -> None:
         """As by kill -9."""
         self.process.end()
-        if not hasattr(self, "recorder"):
-            self.truth.state = "died"
-        elif self.truth.state == "living" or self.recorder.made not in self.truth.records:
+        if not hasattr(self, "recorder") or self.truth.state == "living" or self.recorder.made not in self.truth.records:
             self.truth.state = "died"
         elif self.truth.state == "ended":
             self.truth.given_up = len(self.truth.records)
@@ -312,7 +311,12 @@ class WriterRun:
             self._turn()
 
     def _seal(self) -> None:
-        pass
+        """The sealer has no thread of its own here: it works between two turns, and the world goes on meanwhile."""
+        waiting = self.writer.sealer._queue
+        for _ in range(waiting.qsize()):
+            name = waiting.get()
+            if name is not None and not self.writer.sealer.attempt(name):
+                self._world.after(RETRY_S, lambda name=name: waiting.put(name), self._thread)
 
     def _leave(self, why: str) -> None:
         self._world.note(f"{self.process.name}: {why}")

@@ -36,7 +36,7 @@ _MEMORY = Path("/dev/shm")
 def settings(rng: random.Random, writers: int) -> Settings:
     """Small budgets and files, so that little traffic reaches every limit."""
     return Settings(
-        capture_memory_bytes=rng.choice((16, 32, 64, 256, 1024)) * 1024,
+        capture_memory_bytes=rng.choice((16, 16, 32, 64, 256)) * 1024,
         capture_spill_bytes=rng.choice((64, 256, 1024, 8192)) * 1024,
         on_overflow=rng.choice(("spill", "spill", "spill", "spill", "drop", "block")),
         writer_endpoints=tuple(f"ipc:///simulated/{slot}" for slot in range(writers)),
@@ -52,6 +52,9 @@ def settings(rng: random.Random, writers: int) -> Settings:
         capture_min_free_bytes=0,
         capture_seal=rng.random() < 0.25,
     )
+
+
+Fault = tuple[str, Callable[[], None]]
 
 
 class Simulation:
@@ -72,7 +75,7 @@ class Simulation:
         self.writers: dict[int, WriterRun] = {}
         self.proxies: list[ProxyRun] = []
         self.runs: list[ProxyRun] = []
-        self._size_bytes = rng.choice((50, 300, 300, 2000, 20000))
+        self._size_bytes = rng.choice((50, 300, 300, 2000, self.settings.capture_memory_bytes // 8))
         for key, value in msgspec.structs.asdict(self.settings).items():
             if value != getattr(Settings(), key):
                 self.world.note(f"{key} = {value}")
@@ -138,7 +141,7 @@ class Simulation:
         self._later(lambda: self.start_writer(slot))
 
     def _later(self, call: Callable[[], None]) -> None:
-        self.world.after(0.01 if self.healed else self.world.random.choice((0.0, 0.01, self.world.random.uniform(0, 3))), call)
+        self.world.after(0.01 if self.healed else self.world.random.choice((0.01, self.world.random.uniform(0, 3))), call)
 
     def _kill_writer(self, slot: int) -> None:
         run = self.writers.pop(slot, None)
@@ -167,22 +170,33 @@ class Simulation:
     # --- the plan
 
     def _plan_traffic(self, traffic_s: float) -> None:
+        """Bursts, of which some are larger than all budgets."""
         rng = self.world.random
-        begin, bursts = self.world.now, rng.randint(1, 4)
+        begin, bursts = self.world.now, rng.randint(1, 5)
+        events = rng.choice((20, 60, 200))
         for _ in range(bursts):
             at, width = rng.uniform(0, traffic_s), rng.choice((0.01, 0.3, traffic_s))
-            for _ in range(rng.randint(10, 150) // bursts):
-                size = rng.choice((self._size_bytes, rng.randint(0, 2 * self._size_bytes)))
-                self.world.at(begin + min(traffic_s, at + rng.uniform(0, width)), lambda size=size: self._work(size))
+            self._plan_burst(begin + at, min(width, traffic_s - at), events // bursts)
+
+    def _plan_burst(self, begin: float, width_s: float, events: int) -> None:
+        rng = self.world.random
+        for _ in range(events):
+            size = rng.choice((self._size_bytes, rng.randint(0, 2 * self._size_bytes)))
+            self.world.at(begin + rng.uniform(0, width_s), lambda size=size: self._work(size))
 
     def _work(self, size_bytes: int) -> None:
         if self.proxies:
             self.world.random.choice(self.proxies).work(size_bytes)
 
     def _plan_faults(self, traffic_s: float) -> None:
+        """A few kinds, several of each: what goes wrong together differs from seed to seed."""
         rng = self.world.random
-        kinds = rng.sample(self._faults(), k=rng.randint(1, 5))
-        for _ in range(rng.randint(0, 8)):
+        kinds = rng.sample(self._process_faults(), k=rng.randint(0, 4)) + rng.sample(
+            self._network_faults(), k=rng.randint(0, 2)
+        )
+        kinds += rng.sample(self._disk_faults(self.segments, "segments"), k=rng.choice((0, 0, 1, 3)))
+        kinds += rng.sample(self._disk_faults(self.spill, "spill"), k=rng.choice((0, 0, 1, 3)))
+        for _ in range(rng.choice((3, 6, 12, 24)) if kinds else 0):
             name, fault = rng.choice(kinds)
             self.world.after(rng.uniform(0, traffic_s), lambda name=name, fault=fault: self._fault(name, fault))
 
@@ -191,31 +205,60 @@ class Simulation:
             self.world.note(name)
             fault()
 
-    def _faults(self) -> list[tuple[str, Callable[[], None]]]:
-        rng = self.world.random
+    def _process_faults(self) -> list[Fault]:
         slots = range(len(self.settings.writer_endpoints))
-        found: list[tuple[str, Callable[[], None]]] = [
-            ("kill a writer", lambda: self._kill_writer(rng.choice(slots))),
-            ("stop a writer", lambda: self._stop_writer(rng.choice(slots))),
+        choice = self.world.random.choice
+        found: list[Fault] = [
+            ("kill a writer", lambda: self._kill_writer(choice(slots))),
+            ("stop a writer", lambda: self._stop_writer(choice(slots))),
             ("kill a proxy", self._kill_proxy),
+            ("kill all proxies", self._kill_all_proxies),
+            ("no writer for some time", self._no_writer),
             ("stop a proxy", self._stop_proxy),
+            ("stop all", self._stop_all),
+            ("clock step", self._step_clock),
+            ("power cut at the proxies", self._power_cut_at_proxies),
+        ]
+        return found + ([("power cut at the writers", self._power_cut_at_writers)] if self.settings.fsync == "flush" else [])
+
+    def _network_faults(self) -> list[Fault]:
+        rng = self.world.random
+        return [
             ("a connection breaks", self._break_connection),
             ("a connection is half open", self._half_open),
             ("partition", lambda: self.network.cut(rng.choice(self.settings.writer_endpoints), rng.uniform(0.1, 4))),
             ("slow network", self._slow_network),
-            ("clock step", self._step_clock),
-            ("power cut at the proxies", self._power_cut_at_proxies),
+            ("messages are lost", lambda: setattr(self.network, "loss", 0.1)),
         ]
-        if self.settings.fsync == "flush":
-            found.append(("power cut at the writers", self._power_cut_at_writers))
-        for where, volume in (("segments", self.segments), ("spill", self.spill)):
-            for call in ("write", "fsync", "open", "unlink", "ftruncate"):
-                found.append((f"{call} fails in {where}", lambda volume=volume, call=call: self._calls_fail(volume, call)))
-            found.append((f"{where} full", lambda volume=volume: self._full(volume)))
-            found.append((f"{where} slow", lambda volume=volume: self._slow_disk(volume)))
-            found.append((f"short writes in {where}", lambda volume=volume: self._short_writes(volume)))
-        found.append(("read fails in spill", lambda: self._calls_fail(self.spill, "read")))
-        return found
+
+    def _disk_faults(self, volume: Volume, where: str) -> list[Fault]:
+        calls = ("write", "fsync", "open", "unlink", "ftruncate", *(("read",) if volume is self.spill else ()))
+        found: list[Fault] = [(f"{call} fails in {where}", lambda call=call: self._calls_fail(volume, call)) for call in calls]
+        return [
+            *found,
+            (f"{where} full", lambda: self._full(volume)),
+            (f"{where} slow", lambda: self._slow_disk(volume)),
+            (f"short writes in {where}", lambda: self._short_writes(volume)),
+        ]
+
+    def _kill_all_proxies(self) -> None:
+        while self.proxies:
+            self._kill_proxy()
+
+    def _no_writer(self) -> None:
+        """What comes meanwhile must be spilled, or dropped."""
+        back_at = self.world.now + self.world.random.uniform(0.5, 3)
+        for slot in [*self.writers]:
+            self.writers.pop(slot).process.end()
+            self.world.at(back_at, lambda slot=slot: self.start_writer(slot))
+        self._plan_burst(self.world.now, back_at - self.world.now, self.world.random.randint(20, 100))
+
+    def _stop_all(self) -> None:
+        """As honcho does: everybody at the same moment."""
+        while self.proxies:
+            self._stop_proxy()
+        for slot in [*self.writers]:
+            self._stop_writer(slot)
 
     def _break_connection(self) -> None:
         living = self.network.living()
@@ -321,12 +364,12 @@ def run(seed: int) -> Simulation:
         with simulation.world.clocks(), simulation.disk.calls():
             try:
                 simulation.run()
-            except BaseException as err:  # noqa: BLE001 - whatever it is, this seed has failed
+            except BaseException as err:
                 simulation.world.fail(err)
         if simulation.world.failure is None:
             try:
                 simulation.judge()
-            except (Exception, Violation) as err:  # noqa: BLE001
+            except (Exception, Violation) as err:
                 simulation.world.fail(err)
     finally:
         for process in [*(one.process for one in simulation.runs), *(one.process for one in simulation.writers.values())]:

@@ -23,7 +23,7 @@ from llmdump.commands import verify
 from llmdump.data_dir import DataDir
 from llmdump.segment import Located, SegmentFile
 from tests.simulation.disk import File, Volume
-from tests.simulation.world import Violation, World
+from tests.simulation.world import Process, Violation, World
 
 
 class Instance:
@@ -38,7 +38,8 @@ class Instance:
         """Handed over and then lost with their place in the spill file; the proxy was told."""
         self.spilled: set[int] = set()
         self.acknowledged: set[int] = set()
-        self.sent: dict[str, dict[int, None]] = {}
+        self.sent: dict[tuple[str, str], dict[int, None]] = {}
+        """By process, it may be another that sends what this one had spilled, and endpoint."""
         self.held: dict[str, int] = {}
         self.state = "living"
         """`living`, `ended`, `died`, as the certificate should say."""
@@ -76,18 +77,19 @@ class Truth:
 
     # --- while it runs
 
-    def sent(self, endpoint: str, peer: bytes, frames: list[bytes]) -> None:
+    def sent(self, process: Process, endpoint: str, peer: bytes, frames: list[bytes]) -> None:
         """A proxy handed a message over."""
         message = wire.from_proxy(frames)
         if isinstance(message, wire.Batch):
-            numbers = self.of(peer.decode()).sent.setdefault(endpoint, {})
+            numbers = self.of(peer.decode()).sent.setdefault((process.name, endpoint), {})
             at = 0
             for size in message.lengths:
                 numbers[record.number_of(message.body[at : at + size])] = None
                 at += size
 
-    def said(self, endpoint: str, peer: bytes, frames: list[bytes]) -> None:
-        """A writer handed a message over."""
+    def said(self, process: Process, endpoint: str, peer: bytes, frames: list[bytes]) -> None:
+        """A writer handed a message over, for this process: a promise for what that has sent to it. What the instance's own
+        process had under way when it died, and nowhere else, is promised to nobody."""
         message = wire.from_writer(frames)
         if not isinstance(message, wire.Ack | wire.Have):
             return
@@ -95,7 +97,8 @@ class Truth:
         before = one.held.get(endpoint, 0)
         if message.held < before:
             self._world.fail(Violation(f"{endpoint} held {before} of {one.name}, and now {message.held}"))
-        promised = [number for number in one.sent.get(endpoint, ()) if number <= message.held and number > before]
+        sent = one.sent.get((process.name, endpoint), ())
+        promised = [number for number in sent if before < number <= message.held]
         one.held[endpoint] = max(before, message.held)
         for number in promised:
             if number not in one.acknowledged:
@@ -109,10 +112,8 @@ class Truth:
     def _not_stored(self, writer: str, instance: str, numbers: list[int]) -> list[int]:
         rest = {(file_format, number) for file_format in self._formats for number in numbers}
         volume = self._segments
-        if self._fsync == "flush":
-            names = list(volume.durable_names)
-        else:
-            names = [name.file for name in segment.find(volume.directory)]
+        flushed = self._fsync == "flush"
+        names = list(volume.durable_names) if flushed else [name.file for name in segment.find(volume.directory)]
         for file in sorted(names, reverse=True):
             name = segment.parse_name(file)
             if not rest:
@@ -124,14 +125,15 @@ class Truth:
         return sorted(number for _, number in rest)
 
     def _numbers(self, name: segment.Name, volume: Volume) -> dict[str, set[int]]:
+        path = volume.directory / name.file
+        if name.sealed:
+            durable = self._fsync != "flush" or volume.durable_names[name.file].durable == path.read_bytes()
+            return _Scan().sealed(volume.directory, name) if durable else {}
         if self._fsync == "flush":
             file = volume.durable_names[name.file]
             content = file.durable
         else:
-            content = bytearray((volume.directory / name.file).read_bytes())
-            file = next(one for inode, one in volume.files.items() if inode == (volume.directory / name.file).stat().st_ino)
-        if name.sealed:
-            return _Scan().sealed(volume.directory, name) if self._fsync == "flush" else {}
+            content, file = bytearray(path.read_bytes()), volume.files[path.stat().st_ino]
         kept = self._scanned.get((id(file), name.file))
         scan = kept[1] if kept and kept[1].end <= len(content) else _Scan()
         self._scanned[id(file), name.file] = file, scan

@@ -174,7 +174,7 @@ class World:
             call()
         except Killed:
             pass
-        except BaseException as err:  # noqa: BLE001 - whatever it is, this seed has failed
+        except BaseException as err:
             self.fail(err)
         finally:
             self._enter(before)

@@ -54,15 +54,21 @@ class Sealer:
 
     def _run(self) -> None:
         while (name := self._queue.get()) is not None and not self._stopping.is_set():
-            try:
-                self._seal(name)
-            except (OSError, ValueError, MemoryError) as err:
-                count_swallowed("seal")
-                log.warning("segment_not_sealed", file=name.file, error=err)
+            if not self.attempt(name):
                 self._queue.put(name)
                 self._stopping.wait(RETRY_S)
-            finally:
-                self._catalog.abandon_seal()
+
+    def attempt(self, name: Name) -> bool:
+        """Seal a segment now; False if it should be tried again later. For the thread that seals."""
+        try:
+            self._seal(name)
+        except (OSError, ValueError, MemoryError) as err:
+            count_swallowed("seal")
+            log.warning("segment_not_sealed", file=name.file, error=err)
+            return False
+        finally:
+            self._catalog.abandon_seal()
+        return True
 
     def _seal(self, name: Name) -> None:
         made = self._catalog.directory / f"{name.segment}.zst.tmp"
