@@ -145,6 +145,15 @@ def test_damaged_compression_ends_the_reading() -> None:
     assert direction.problem == "damaged"
 
 
+@pytest.mark.parametrize("cuts", [[], each_byte(b"x" * 200)])
+def test_damage_behind_the_limit_is_the_same_in_any_pieces(cuts: list[int]) -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    data = compressor.compress(bytes(range(65))) + compressor.flush(zlib.Z_SYNC_FLUSH) + b"\x07"
+    direction = WebSocketDirection(64, inflates=True)
+    assert read(direction, flagged(0x40, Frame(Opcode.TEXT, data)), cuts) == []
+    assert direction.problem == "damaged"
+
+
 @pytest.mark.parametrize("keep", [1, 3, 8, 10])
 def test_a_cut_message_is_told(keep: int) -> None:
     direction = WebSocketDirection(1000, inflates=False)

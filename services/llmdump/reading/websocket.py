@@ -40,7 +40,7 @@ class WebSocketDirection:
         self._opcode = 0
         self._is_compressed = False
         self._is_lost = False
-        self._is_bomb = False
+        self._is_cut = False
         self.close_code: int | None = None
         """What the close frame said: 1000 is normal; 1005 if it gave none (RFC 6455 section 7.4)."""
         self.problem = ""
@@ -96,10 +96,12 @@ class WebSocketDirection:
     def _payload(self, frame: "_Frame", data: bytes) -> None:
         if frame.opcode >= _CLOSE:
             self._control += data
-        elif self._is_compressed:
-            self._inflate(data)
-        else:
-            self._keep(data)
+            return
+        room = self._event_bytes_max - len(self._message)
+        if len(data) > room:
+            self.problem = self.problem or "limit"
+            self._is_cut = True
+        self._message += data[: max(room, 0)]
 
     def _end(self, frame: "_Frame", at_us: int, events: list[Event]) -> None:
         if frame.opcode >= _CLOSE:
@@ -110,36 +112,29 @@ class WebSocketDirection:
             self._end_message(at_us, events)
 
     def _end_message(self, at_us: int, events: list[Event]) -> None:
-        if self._is_compressed:
-            self._inflate(_TAIL)
-            if self._inflater.eof:  # a sender may end each message with a final block (RFC 7692 section 7.2.3.4)
-                self._inflater = None
-        if not self._is_lost:
-            events.append(Event(bytes(self._message), "", at_us, "text" if self._opcode == _TEXT else "binary"))
+        message = self._inflated(bytes(self._message)) if self._is_compressed else bytes(self._message)
+        if message is not None:
+            events.append(Event(message, "", at_us, "text" if self._opcode == _TEXT else "binary"))
         self._message = bytearray()
-        self._opcode = 0
-        # Without the rest of this message, the window for later ones is not known; and a bomb is not worth inflating.
-        self._is_lost = self._is_lost or self._is_bomb
+        self._opcode, self._is_cut = 0, False
 
-    def _inflate(self, data: bytes) -> None:
+    def _inflated(self, data: bytes) -> bytes | None:
+        """The whole message at once, so that its damage is the same however it was cut; None if it is damaged."""
         # The largest window reads all smaller ones, and a window that the sender forgets does no harm: so of what was
         # negotiated nothing more than the fact need be known.
         self._inflater = self._inflater or zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            while data and not self._is_bomb:
-                room = self._event_bytes_max - len(self._message)
-                inflated = self._inflater.decompress(data, room + 1)
-                self._is_bomb = len(inflated) > room
-                self._keep(inflated)
-                data = self._inflater.unconsumed_tail
+            inflated: bytes = self._inflater.decompress(data + _TAIL, self._event_bytes_max + 1)
         except zlib.error:
             self._lose()
-
-    def _keep(self, data: bytes) -> None:
-        room = self._event_bytes_max - len(self._message)
-        if len(data) > room:
+            return None
+        if len(inflated) > self._event_bytes_max or self._is_cut:
+            # Without the rest of it, the window for later messages is not known; and a bomb is not worth inflating.
             self.problem = self.problem or "limit"
-        self._message += data[: max(room, 0)]
+            self._is_lost = True
+        if self._inflater.eof:  # a sender may end each message with a final block (RFC 7692 section 7.2.3.4)
+            self._inflater = None
+        return inflated[: self._event_bytes_max]
 
     def _lose(self) -> None:
         self.problem = self.problem or "damaged"
