@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import atheris
+try:
+    import atheris
+except ModuleNotFoundError:
+    sys.exit("atheris has no wheel for this machine or Python; on Linux: make clean fuzz PYTHON=python3.13")
 
 with atheris.instrument_imports(include=["llmdump"]):
     from llmdump.content_coding import Decoder
