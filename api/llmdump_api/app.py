@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
@@ -18,14 +19,15 @@ from llmdump.indexed import Ledger
 from llmdump.metrics import CONTENT_TYPE, Page, Sample
 from llmdump.pins import Room
 from llmdump.presence import Presence
+from llmdump.reading import from_records
+from llmdump.reading.prices import PriceTable
 from llmdump.record import Record
 from llmdump.retention import Note, Notes
-from llmdump_api import ledger, query, trace
+from llmdump_api import find, ledger, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error
 from llmdump_api.index import Index, IndexUnreadableError, Stored
-from llmdump_api.query import BadParamError
 
 _TS_START: Final = query.COLUMNS.index("ts_start")
 
@@ -33,7 +35,9 @@ _TS_START: Final = query.COLUMNS.index("ts_start")
 class Api:
     """The handlers and what they ask."""
 
-    def __init__(self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate, pin_room: Room) -> None:
+    def __init__(
+        self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate, pin_room: Room, table: PriceTable
+    ) -> None:
         self._data = data
         self._pin_room = pin_room
         self._own = own
@@ -42,6 +46,7 @@ class Api:
         self._gate = gate
         self._notes = Notes(data.segments)
         self._notes_lock = threading.Lock()
+        self._table = table
         self._statements: list[Statement] = []  # as of the last scrape
         self._page = Page(lambda: [*process_samples(own.card.role, own.card.version), *self._samples()])
 
@@ -58,6 +63,10 @@ class Api:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/api/ledger", self.ledger)
+        app.router.add_get("/api/facets", self.facets)
+        app.router.add_get("/api/stats", self.stats)
+        app.router.add_get("/api/sessions", self.sessions)
+        app.router.add_get("/api/sessions/{id}", self.session)
         app.router.add_get("/api/traces", self.traces)
         app.router.add_get("/api/traces/{id}", self.trace)
         app.router.add_get("/api/traces/{id}/request", partial(self.body, side="request"))
@@ -121,10 +130,36 @@ class Api:
                 return []
 
     async def traces(self, request: web.Request) -> web.Response:
-        """A page of rows, newest first."""
+        """A page of rows, newest first; with `q`, of those in which the words are."""
         asked = query.parse(request.query)
-        rows = await self._index.rows(*query.sql(asked))
-        return answer(query.page(rows, asked.limit))
+        if asked.words is None:
+            found = await self._index.ask(lambda db: find.page(db, asked), find.Found([], None))
+            return answer(query.page([query.row_object(row) for row in found.rows], found.next_cursor))
+        match = search.expression(asked.words)
+        hits = await self._index.ask(lambda db: search.page(db, asked, match), search.Hits([], None))
+        return answer(query.page([search.shown(hit) for hit in hits.hits], hits.next_cursor))
+
+    async def facets(self, request: web.Request) -> web.Response:
+        """The values that there are to filter by, with their sums."""
+        asked = sums.facets(request.query)
+        return answer(await self._index.ask(lambda db: sums.facet_answer(db, asked), sums.no_facets(asked)))
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """Time series."""
+        asked = sums.series(request.query, int(time.time()))
+        return answer(await self._index.ask(lambda db: sums.series_answer(db, asked), sums.no_series(asked)))
+
+    async def sessions(self, request: web.Request) -> web.Response:
+        """A page of sessions, the last that went on first."""
+        asked = sessions.parse(request.query)
+        return answer(await self._index.ask(lambda db: sessions.page(db, asked), {"sessions": [], "next_cursor": None}))
+
+    async def session(self, request: web.Request) -> web.Response:
+        """One session as a tree."""
+        root = params.uuid("id", request.match_info["id"])
+        cursor, limit = sessions.parse_tree(request.query)
+        found = await self._index.ask(lambda db: sessions.tree(db, root, cursor, limit), None)
+        return error(404, "not_found", "no session has this root") if found is None else answer(found)
 
     async def trace(self, request: web.Request) -> web.Response:
         """One exchange, put together."""
@@ -133,8 +168,8 @@ class Api:
             return _no_trace()
         shown = query.row_object(row)
         stored = await self._index.stored(shown["id"])
-        built = await self._index.run(partial(self._build, shown, row[_TS_START], stored))
-        return answer({"row": shown, "trace": built})
+        built, told = await self._index.run(partial(self._build, shown, row[_TS_START], stored))
+        return answer({"row": shown, "trace": built, **told})
 
     async def body(self, request: web.Request, side: str) -> web.StreamResponse:
         """The raw body of one side."""
@@ -216,14 +251,23 @@ class Api:
         rows = await self._index.rows(*query.sql_one(_exchange_id(request)))
         return rows[0] if rows else None
 
-    def _build(self, row: dict[str, Any], ts_start_ms: int, stored: Stored) -> dict[str, Any] | None:
-        """The trace; None where nothing of it is left. Blocking."""
+    def _build(self, row: dict[str, Any], ts_start_ms: int, stored: Stored) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The trace, None where nothing of it is left, and what its bodies say. Blocking."""
         missing = list(stored.gone)
         built = trace.build(row, ts_start_ms, self._present(stored, missing), missing) if stored.pieces else None
         if missing or not stored.pieces:
             with contextlib.suppress(FileNotFoundError):
-                return trace.build(row, ts_start_ms, pins.read(self._data, row["id"]), [])
-        return built
+                built = trace.build(row, ts_start_ms, pins.read(self._data, row["id"]), [])
+                return built, self._told(row, stored, pins.read(self._data, row["id"]))
+        if built is None:
+            return None, {"reading": None, "normalised": None}
+        return built, self._told(row, stored, self._present(stored, []))
+
+    def _told(self, row: dict[str, Any], stored: Stored, records: Iterator[Record]) -> dict[str, Any]:
+        """What the bodies say. Blocking."""
+        told = from_records.read(records, stored.started_us, ended=row["end_reason"] == "complete", table=self._table).reading
+        reading = {**told.reading, "usage_raw": told.usage_raw, "reasoning_text": told.reasoning_text}
+        return {"reading": reading, "normalised": told.normalised}
 
     def _present(self, stored: Stored, missing: list[str]) -> Iterator[Record]:
         """The records that can be read; segments that cannot are added to `missing`."""
@@ -246,7 +290,4 @@ def _no_trace() -> web.Response:
 
 
 def _exchange_id(request: web.Request) -> str:
-    exchange = request.match_info["id"]
-    if not query.is_uuid(exchange):
-        raise BadParamError("id", "allowed is a UUID in lower case, as in a row's id")
-    return exchange
+    return params.uuid("id", request.match_info["id"])

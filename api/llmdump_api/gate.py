@@ -18,7 +18,7 @@ from llmdump.metrics import SHORT_S, Histogram, Sample
 from llmdump.pins import PinError
 from llmdump_api import token
 from llmdump_api.index import IndexUnreadableError
-from llmdump_api.query import BadParamError
+from llmdump_api.params import BadParamError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PIN_STATUS: Final = {"not_found": 404, "still_open": 409, "gone": 410, "no_room": 507}

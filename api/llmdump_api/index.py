@@ -17,14 +17,19 @@ from llmdump import indexed
 from llmdump.indexed import Ledger, Segment
 from llmdump.positions import Piece
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """`user_version` of the index that these questions are for."""
 THREADS: Final = 4
 BUSY_TIMEOUT_MS: Final = 2000
+CACHE_KIB: Final = 16 * 1024
+"""Of pages, for each thread; what is not in it is read from the kernel's."""
+MMAP_BYTES: Final = 8 * 1024**3
+"""Of the file, at most, that is read without copying."""
 
-_POSITIONS: Final = (
-    "SELECT segment.name, position.runs, segment.gone FROM position JOIN segment ON segment.number = position.segment "
-    "WHERE position.trace = (SELECT number FROM trace WHERE id = ?) ORDER BY position.piece"
+POSITIONS: Final = (
+    "SELECT segment.name, position.runs, segment.gone, trace.started_us FROM trace "
+    "JOIN position ON position.trace = trace.number JOIN segment ON segment.number = position.segment "
+    "WHERE trace.id = ? ORDER BY position.piece"
 )
 
 Answer = TypeVar("Answer")
@@ -40,6 +45,27 @@ class Stored(NamedTuple):
 
     pieces: list[Piece]
     gone: list[str]
+    started_us: int
+    """What times within it count from, µs since 1970."""
+
+
+def connect(path: Path) -> apsw.Connection:
+    """A connection that reads. Raises apsw.Error."""
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(BUSY_TIMEOUT_MS)
+    db.pragma("cache_size", -CACHE_KIB)
+    db.pragma("mmap_size", MMAP_BYTES)
+    return db
+
+
+def rows(db: apsw.Connection, statement: str, values: Any = ()) -> Rows:
+    """All that a statement gives. Raises apsw.Error."""
+    return db.execute(statement, values).fetchall()
+
+
+def first(db: apsw.Connection, statement: str, values: Any = ()) -> tuple[Any, ...] | None:
+    """The first that a statement gives, if there is any. Raises apsw.Error."""
+    return db.execute(statement, values).fetchone()
 
 
 class Index:
@@ -52,17 +78,17 @@ class Index:
 
     async def rows(self, statement: str, values: tuple[Any, ...]) -> Rows:
         """What a statement gives; nothing while there is no index. Raises IndexUnreadableError."""
-        return await self._ask(lambda db: db.execute(statement, values).fetchall(), [])
+        return await self.ask(lambda db: rows(db, statement, values), [])
 
     async def stored(self, exchange: str) -> Stored:
         """Where the records of an exchange stand. Raises IndexUnreadableError."""
-        found = await self.rows(_POSITIONS, (exchange,))
-        pieces = [Piece(name, runs) for name, runs, gone in found if not gone]
-        return Stored(pieces, sorted({name for name, _, gone in found if gone}))
+        found = await self.rows(POSITIONS, (exchange,))
+        pieces = [Piece(name, runs) for name, runs, gone, _ in found if not gone]
+        return Stored(pieces, sorted({name for name, _, gone, _ in found if gone}), found[0][3] if found else 0)
 
     async def ledgers(self) -> tuple[dict[str, Ledger], list[Segment]]:
         """What there is of each proxy instance, and all segments. Raises IndexUnreadableError."""
-        return await self._ask(lambda db: (indexed.ledgers(db), indexed.segments(db)), ({}, []))
+        return await self.ask(lambda db: (indexed.ledgers(db), indexed.segments(db)), ({}, []))
 
     async def run(self, work: Callable[[], Answer]) -> Answer:
         """Do other blocking work in one of the threads."""
@@ -72,11 +98,13 @@ class Index:
         """Wait for questions under way and stop the threads; their connections close with them."""
         self._threads.shutdown()
 
-    async def _ask(self, question: Callable[[apsw.Connection], Answer], without: Answer) -> Answer:
+    async def ask(self, question: Callable[[apsw.Connection], Answer], without: Answer) -> Answer:
+        """What a question gives, from one snapshot; `without` while there is no index. Raises IndexUnreadableError."""
+
         def work() -> Answer:
             try:
                 db = self._connection()
-                return without if db is None else question(db)
+                return without if db is None else _snapshot(db, question)
             except apsw.CantOpenError:
                 return without  # it went between the look and the opening
             except apsw.Error as err:
@@ -94,9 +122,7 @@ class Index:
             return None
         if getattr(self._own, "inode", None) != inode:
             self._forget()
-            db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-            db.set_busy_timeout(BUSY_TIMEOUT_MS)
-            self._own.db, self._own.inode = db, inode
+            self._own.db, self._own.inode = connect(self._path), inode
         return self._own.db if self._is_ours(self._own.db) else None
 
     def _is_ours(self, db: apsw.Connection) -> bool:
@@ -114,3 +140,10 @@ class Index:
         if db is not None:
             db.close()
         self._own.db = self._own.inode = None
+
+
+def _snapshot(db: apsw.Connection, question: Callable[[apsw.Connection], Answer]) -> Answer:
+    answer: list[Answer] = []
+    with db:
+        answer.append(question(db))
+    return answer[0]

@@ -6,6 +6,7 @@ from aiohttp import web
 from llmdump import address, admin, process
 from llmdump.pins import Room
 from llmdump.process import Process
+from llmdump.reading import prices
 from llmdump_api import token
 from llmdump_api.app import Api
 from llmdump_api.fleet import ASK_TIMEOUT_S, Fleet
@@ -25,7 +26,8 @@ async def serve(running: Process) -> None:
     """Serve until stopped."""
     try:
         bearer = token.load(running.data.admin_token)
-    except token.TokenError as err:
+        table = prices.load(running.settings.price_file)
+    except (token.TokenError, prices.PriceFileError) as err:
         process.fail(str(err))
     sock = address.listen(running.settings.api_listen)
     index = Index(running.data.index)
@@ -33,7 +35,7 @@ async def serve(running: Process) -> None:
         fleet = Fleet(running.data.run, running.presence, http)
         gate = Gate(bearer, address.split(running.settings.api_listen)[0])
         room = Room(running.settings.pinned_max_bytes, running.settings.capture_min_free_bytes)
-        app = Api(running.data, running.presence, index, fleet, gate, room).application()
+        app = Api(running.data, running.presence, index, fleet, gate, room, table).application()
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=FINISH_WITHIN_S)
         await runner.setup()
         await web.SockSite(runner, sock).start()

@@ -1,38 +1,53 @@
 """What was read and is not in the index yet: open exchanges, the ledger, and the changes of the next transaction.
 
-Memory is bounded: of an exchange only its row is held and the last piece of its positions, and of the open ones only
+Memory is bounded: of an exchange its row is held and the last piece of its positions, and of the open ones only those of
 the `OPEN_MAX` that were heard of last; another is taken up again from the index when it goes on. That is also what
 happens after a restart, so there is nothing to load at the start.
+
+When an exchange has ended, all of its records are read by `understand`: those of small ones are kept until then, within
+`KEPT_BYTES_MAX` for all, those of others are read again from the segments. Either way they come in the order of their
+numbers, so that what is understood is the same.
 """
 
 from collections.abc import Callable, Iterable
+from heapq import merge
 from typing import Final
 
 from llmdump import ledger
 from llmdump.admin import count_swallowed
 from llmdump.ledger import About, Gap
-from llmdump.positions import Piece, Runs
+from llmdump.positions import Piece, Runs, unpack
 from llmdump.record import CLIENT_TO_PROXY, NO_EXCHANGE, Record
 from llmdump.segment import Damage, Located
 from llmdump_indexer.assembly import Exchange, begin
 from llmdump_indexer.carry import Carried
 from llmdump_indexer.index import Changes, DamageRow, Found, Index, LedgerRow, PositionRow, SegmentRow
+from llmdump_indexer.read import Read
+from llmdump_indexer.store import TraceRow
 from llmdump_indexer.tail import Step
 
 OPEN_MAX: Final = 20_000
 """Open exchanges held in memory, about 1 KB each."""
+KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of records of open exchanges, so that they need not be read again."""
+KEPT_OF_ONE_BYTES_MAX: Final = 1024 * 1024
+SORTED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of one exchange, read again into memory as a whole, to be put in order. Of a longer one the writers' parts are merged."""
 LOST_AT_ONCE: Final = 1000
 """Open exchanges of a dead proxy that are ended in one transaction."""
 RUNS_PER_PIECE: Final = 256
 """Where a piece of positions ends and another begins, so that a long stream does not rewrite all of its own each time."""
 
 Reread = Callable[[list[Piece]], Iterable[Located]]
+Reader = Callable[[Iterable[Record], Exchange], Read]
+_RECORD_BYTES: Final = 600
+"""What a record takes in memory beside its data."""
 
 
 class _Held:
     """An exchange with its row's number and the piece of its positions that grows."""
 
-    __slots__ = ("exchange", "number", "piece", "runs", "segment", "touched")
+    __slots__ = ("copy", "exchange", "kept_bytes", "number", "piece", "records", "runs", "segment", "touched", "unsaved")
 
     def __init__(self, number: int, exchange: Exchange) -> None:
         self.number = number
@@ -40,17 +55,24 @@ class _Held:
         self.piece = -1
         self.segment = -1
         self.runs = Runs()
+        self.unsaved: list[PositionRow] = []  # pieces before this one that the index does not have yet
+        self.records: list[Record] | None = None  # all of them, if they are kept
+        self.kept_bytes = 0
+        self.copy: Callable[[], Iterable[Record]] | None = None  # that of a pinned exchange without positions
         self.touched = False
 
 
 class Absorb:
     """Takes steps of reading in, gives transactions out. Not for several threads."""
 
-    def __init__(self, index: Index, reread: Reread, carried: Carried | None = None) -> None:
-        """`reread` gives the stored records of an exchange again. Blocking (reads what the index holds)."""
+    def __init__(self, index: Index, reread: Reread, read: Reader, carried: Carried | None = None) -> None:
+        """`reread` gives the stored records of an exchange again, `read` understands them. Blocking (asks the index)."""
         self._carried = carried
         self._index = index
         self._reread = reread
+        self._read = read
+        self._names = {row.number: row.name for row in index.segments()}
+        self._kept_bytes = 0
         self._held: dict[str, _Held] = {}
         self._next_number = index.traces() + 1
         self._ledgers: dict[str, ledger.Runs] = {}
@@ -72,7 +94,9 @@ class Absorb:
 
     def segments(self, rows: Iterable[SegmentRow]) -> None:
         """Segments that are new, gone or back."""
-        self._segments.update((row.number, row) for row in rows)
+        for row in rows:
+            self._segments[row.number] = row
+            self._names[row.number] = row.name
 
     def step(self, step: Step) -> None:
         """What a step of reading gave. Raises apsw.Error, and OSError where an exchange must be taken up again."""
@@ -96,12 +120,13 @@ class Absorb:
             held.exchange.lose()
             self.open_exchanges -= 1
 
-    def pinned(self, records: Iterable[Record]) -> None:
-        """Take in an exchange of which there is nothing but its pinned copy: it has a row, and no positions."""
-        for record in records:
+    def pinned(self, read: Callable[[], Iterable[Record]]) -> None:
+        """Take in an exchange of which there is nothing but its pinned copy, which `read` gives: a row without positions."""
+        for record in read():
             self._ledger(record.instance).add(record.number)
             held = self._held.get(record.exchange) or self._take_up(record)
             self._touch(held)
+            held.copy = read
             was_open = held.exchange.end_reason is None
             held.exchange.apply(record)
             self.open_exchanges += (held.exchange.end_reason is None) - was_open
@@ -111,7 +136,7 @@ class Absorb:
         for held in (held for held in self._touched if held.segment >= 0):
             self._positions.append(PositionRow(held.number, held.piece, held.segment, held.runs.packed()))
         changes = Changes(
-            traces=[(held.number, held.exchange) for held in self._touched],
+            traces=[TraceRow(held.number, held.exchange, self._understood(held)) for held in self._touched],
             positions=self._positions,
             segments=list(self._segments.values()),
             damages=self._damages,
@@ -129,11 +154,14 @@ class Absorb:
         """The transaction is written: let go of what has ended, and of the open exchanges that are too many."""
         for held in self._touched:
             held.touched = False
+            held.unsaved = []
             del self._held[held.exchange.id]
             if held.exchange.end_reason is None:
                 self._held[held.exchange.id] = held  # to the end of the line
+            else:
+                self._let_go(held)
         for exchange in list(self._held)[: max(0, len(self._held) - OPEN_MAX)]:
-            del self._held[exchange]
+            self._let_go(self._held.pop(exchange))
         self._touched, self._positions, self._damages, self._instances, self._gaps = [], [], [], [], []
         self._segments = {}
 
@@ -153,6 +181,7 @@ class Absorb:
         held = self._held.get(record.exchange) or self._take_up(record)
         self._touch(held)
         self._position(held, segment, item)
+        self._keep(held, record)
         was_open = held.exchange.end_reason is None
         held.exchange.apply(record)
         self.open_exchanges += (held.exchange.end_reason is None) - was_open
@@ -179,6 +208,8 @@ class Absorb:
         found = self._index.find(record.exchange)
         held = _Held(self._new_number(record.exchange), begin(record)) if found is None else self._restore(found, record)
         self.open_exchanges += found is None
+        if found is None:
+            held.records = []
         self._held[record.exchange] = held
         return held
 
@@ -197,7 +228,7 @@ class Absorb:
     def _search_again(self, held: _Held) -> None:
         """Bring the search in the request body to where it was."""
         try:
-            for item in self._reread(self._index.pieces(held.number)):
+            for item in self._reread(self._pieces(held)):
                 held.exchange.remember(item.record)
         except (OSError, ValueError):
             count_swallowed("request_not_read_again")
@@ -205,9 +236,61 @@ class Absorb:
     def _position(self, held: _Held, segment: int, item: Located) -> None:
         if held.segment != segment or held.runs.count >= RUNS_PER_PIECE:
             if held.segment >= 0:
-                self._positions.append(PositionRow(held.number, held.piece, held.segment, held.runs.packed()))
+                held.unsaved.append(PositionRow(held.number, held.piece, held.segment, held.runs.packed()))
+                self._positions.append(held.unsaved[-1])
             held.piece, held.segment, held.runs = held.piece + 1, segment, Runs()
         held.runs.add(item.offset, item.size)
+
+    # --- reading what has ended
+
+    def _keep(self, held: _Held, record: Record) -> None:
+        if held.records is None:
+            return
+        size = len(record.data) + _RECORD_BYTES
+        if held.kept_bytes + size > KEPT_OF_ONE_BYTES_MAX or self._kept_bytes + size > KEPT_BYTES_MAX:
+            self._let_go(held)
+            return
+        held.records.append(record)
+        held.kept_bytes += size
+        self._kept_bytes += size
+
+    def _let_go(self, held: _Held) -> None:
+        self._kept_bytes -= held.kept_bytes
+        held.records, held.kept_bytes = None, 0
+
+    def _understood(self, held: _Held) -> Read | None:
+        """What the records of an exchange tell, if it has ended; None if not, or if they are no longer there."""
+        if held.exchange.end_reason is None:
+            return None
+        try:
+            return self._read(self._records(held), held.exchange)
+        except (OSError, ValueError):
+            count_swallowed("exchange_not_read")
+            return None
+
+    def _records(self, held: _Held) -> Iterable[Record]:
+        """All records of an exchange by their numbers. Raises OSError and ValueError."""
+        if held.copy is not None:
+            return held.copy()
+        if held.records is not None:
+            return sorted(held.records, key=_number)
+        pieces = self._pieces(held)
+        if sum(size for piece in pieces for _, size in unpack(piece.runs)) <= SORTED_BYTES_MAX:
+            return sorted((item.record for item in self._reread(pieces)), key=_number)
+        by_writer: dict[str, list[Piece]] = {}
+        for piece in pieces:
+            by_writer.setdefault(piece.segment.partition("-")[0], []).append(piece)
+        return merge(*((item.record for item in self._reread(own)) for own in by_writer.values()), key=_number)
+
+    def _pieces(self, held: _Held) -> list[Piece]:
+        """Where all records of an exchange stand, those that the index does not know yet too."""
+        unsaved = [*held.unsaved, PositionRow(held.number, held.piece, held.segment, held.runs.packed())]
+        saved = self._index.pieces(held.number, unsaved[0].piece)
+        return [*saved, *(Piece(self._names[row.segment], row.runs) for row in unsaved)]
+
+
+def _number(record: Record) -> int:
+    return record.number
 
 
 def _restored(found: Found) -> _Held:

@@ -47,7 +47,7 @@ class Exchange:
     path: str | None = None
     route_path: str | None = None
     upstream: str | None = None
-    provider: str | None = None
+    backend: str | None = None
     status: int | None = None
     end_reason: str | None = None
     error_code: str | None = None
@@ -78,7 +78,7 @@ class Exchange:
         return self.started_us // 1000
 
     @property
-    def error_type(self) -> str:
+    def failure(self) -> str:
         """What went wrong, from a closed set: our code or reason, else the status of an error, else nothing."""
         if self.end_reason not in {"complete", None}:
             return self.error_code or self.end_reason or ""
@@ -88,7 +88,7 @@ class Exchange:
         """Take in the next record of this exchange. Kinds that say nothing about a row are passed over."""
         self.last_record = record.number
         if self.end_reason == LOST:
-            self.end_reason = None  # its records were still on their way
+            self.end_reason = self.error_code = None  # its records were still on their way
         kind = record.kind
         if kind == "chunk":
             self._chunk(record)
@@ -147,7 +147,7 @@ class Exchange:
     def _request_head(self, record: Record) -> None:
         meta = record.meta
         self.client = text(meta.get("x_peer"))
-        self.provider = text(meta.get("be"))
+        self.backend = text(meta.get("be"))
         self.key_hash = text(meta.get("x_key")) or NO_KEY
         self.captured = text(meta.get("x_rule")) or self.captured
         if not record.data:

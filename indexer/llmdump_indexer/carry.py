@@ -17,6 +17,7 @@ import apsw
 
 from llmdump import ranges
 from llmdump.record import Record
+from llmdump_indexer import store
 from llmdump_indexer.index import Index, tables_of_rows
 
 _ROWS: Final = (
@@ -75,6 +76,7 @@ class Carried:
                 _copy(new, "damage", "segment IN (SELECT number FROM old.segment WHERE gone)")
                 _copy(new, "ledger_instance", "1")
                 _copy(new, "ledger_gap", "1")
+                store.count_written(new)
             self._last_records = dict(new.execute(_GOING_ON))
 
     def number_of(self, exchange: str) -> int:

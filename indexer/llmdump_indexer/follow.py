@@ -24,6 +24,8 @@ from llmdump import log, positions, presence
 from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
 from llmdump.metrics import SHORT_S, Histogram, Sample
+from llmdump.reading import prices
+from llmdump.reading.prices import PriceTable
 from llmdump.segment import Damage
 from llmdump_indexer import index
 from llmdump_indexer.absorb import Absorb
@@ -32,6 +34,7 @@ from llmdump_indexer.index import Index, NewerIndexError, ReplacedError
 from llmdump_indexer.pinned import PinnedRows
 from llmdump_indexer.tail import Step, Tail
 from llmdump_indexer.traffic import Traffic
+from llmdump_indexer.understand import understand
 
 POLL_S: Final = 0.05
 COMMIT_EVERY_S: Final = 0.1
@@ -54,16 +57,20 @@ class Follower:
         lost_after_s: float = LOST_AFTER_S,
         path: Path | None = None,
         *,
+        table: PriceTable | None = None,
         keep_rows_s: float = 0.0,
         carried: Carried | None = None,
     ) -> None:
-        """`path` is the index, where it is not that of the data directory. `keep_rows_s` 0: rows are kept for ever."""
+        """`path` is the index, where it is not that of the data directory. `keep_rows_s` 0: rows are kept for ever. `table`
+        are the prices, where not our own.
+        """
         self._data = data
         self._keep_rows_s = keep_rows_s
         self._carried = carried
         self._expire_at = 0.0
         self._path = path or data.index
         self._lost_after_s = lost_after_s
+        self._read = partial(understand, table or prices.load(""))
         self._dead_since: dict[str, float] = {}
         self._last_look_for_dead = -math.inf
         self._finish = threading.Event()
@@ -132,7 +139,7 @@ class Follower:
     def _follow(self) -> None:
         """Read, take in and commit until told to finish, or until the index is no longer at its path."""
         with Index(self._path) as db, Tail(self._data.segments, db.segments()) as tail:
-            absorb = Absorb(db, partial(positions.read, self._data.segments), self._carried)
+            absorb = Absorb(db, partial(positions.read, self._data.segments), self._read, self._carried)
             self.open_exchanges = absorb.open_exchanges
             pinned = PinnedRows(self._data)
             while not self._abandon.is_set():

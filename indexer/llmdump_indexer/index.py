@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,27 +23,23 @@ import orjson
 
 from llmdump.ledger import About, Gap, Runs
 from llmdump.positions import Piece
+from llmdump_indexer import statements, store
 from llmdump_indexer.assembly import Exchange
+from llmdump_indexer.store import EXCHANGE_COLUMNS, Store, TraceRow
 
 # Readers hold no write lock; a checkpoint that meets one waits for its short query.
 BUSY_TIMEOUT_MS: Final = 5000
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 
-_SQL = resources.files("llmdump_indexer") / "sql"
 # A longer time-out of our own; and logging that is the whole process's, where errors are raised anyway.
 _NOT_OURS: Final = (apsw.bestpractice.connection_busy_timeout, apsw.bestpractice.library_logging)
 
 
-def _statement(name: str) -> str:
-    return (_SQL / f"{name}.sql").read_text("utf-8")
-
-
-_SAVE_TRACE: Final = _statement("save_trace")
-_SAVE_INSTANCE: Final = _statement("save_instance")
-_SAVE_SEGMENT: Final = _statement("save_segment")
-_FIELDS: Final = tuple(name for name in Exchange.__dataclass_fields__ if name != "request")
-_COLUMNS: Final = (*_FIELDS, "ts_start")
-_FIND_TRACE: Final = f"SELECT number, {', '.join(_FIELDS)} FROM trace WHERE id = ?"
+_SAVE_INSTANCE: Final = statements.one("save_instance")
+_SAVE_SEGMENT: Final = statements.one("save_segment")
+_FIND_TRACE: Final = f"SELECT number, {', '.join(EXCHANGE_COLUMNS)} FROM trace WHERE id = ?"
+_ADDS_SUMS: Final = "0010_reading"
+"""The step of the schema from which on sums and sessions are kept."""
 _EXPIRED: Final = (
     "SELECT number FROM trace WHERE ts_start < ? AND end_reason IS NOT NULL AND NOT pinned ORDER BY ts_start, id LIMIT ?"
 )
@@ -97,7 +92,7 @@ class LedgerRow(NamedTuple):
 class Changes(NamedTuple):
     """What one transaction writes."""
 
-    traces: list[tuple[int, Exchange]]
+    traces: list[TraceRow]
     positions: list[PositionRow]
     segments: list[SegmentRow]
     damages: list[DamageRow]
@@ -139,16 +134,18 @@ class Index:
         self._migrate()
 
     def _migrate(self) -> None:
-        steps = migrations()
+        steps = statements.migrations()
         at = self._db.pragma("user_version")
         if at > len(steps):
             raise NewerIndexError(
                 f"{self.path} has schema {at}, this llmdump knows {len(steps)}: use the newer llmdump, or delete the file "
                 "to have it made anew from the segments"
             )
-        for version, step in enumerate(steps[at:], at + 1):
+        for version, (name, step) in enumerate(steps[at:], at + 1):
             with self._db:
                 self._db.execute(step).get  # noqa: B018 - every statement of the step runs only when all is fetched
+                if name == _ADDS_SUMS:
+                    store.count_written(self._db)
                 self._db.pragma("user_version", version)
 
     def still_there(self) -> bool:
@@ -196,7 +193,7 @@ class Index:
             self._check()
             return None
         number, *values = row
-        columns: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
+        columns: dict[str, Any] = dict(zip(EXCHANGE_COLUMNS, values, strict=True))
         for flag in _FLAGS:
             columns[flag] = bool(columns[flag])
         columns["stream"] = None if columns["stream"] is None else bool(columns["stream"])
@@ -230,19 +227,23 @@ class Index:
         The ledger stays as it is: what has been read has been read. Raises apsw.Error, ReplacedError.
         """
         with self._db as db:
-            numbers = db.execute(_EXPIRED, (before_ms, most)).fetchall()
+            numbers: list[Any] = db.execute(_EXPIRED, (before_ms, most)).fetchall()
             if numbers:
+                rows = Store(db)
+                rows.uncount(number for (number,) in numbers)
                 for table in tables_of_rows(db):
                     db.executemany(f"DELETE FROM {table} WHERE trace = ?", numbers)
                 db.executemany("DELETE FROM trace WHERE number = ?", numbers)
+                rows.finish()
             self._check()
         return len(numbers)
 
-    def pieces(self, number: int) -> list[Piece]:
-        """Where the records of a row stand, in order."""
+    def pieces(self, number: int, below: int) -> list[Piece]:
+        """Where the records of a row stand, in order, those before the piece of this number."""
         rows = self._db.execute(
-            "SELECT name, runs FROM position JOIN segment ON segment.number = segment WHERE trace = ? ORDER BY piece",
-            (number,),
+            "SELECT name, runs FROM position JOIN segment ON segment.number = segment "
+            "WHERE trace = ? AND piece < ? ORDER BY piece",
+            (number, below),
         )
         return [Piece(*row) for row in rows]
 
@@ -250,7 +251,10 @@ class Index:
         """Write all of it, or nothing. Blocking. Raises apsw.Error, ReplacedError."""
         with self._db as db:
             db.executemany(_SAVE_SEGMENT, changes.segments)
-            db.executemany(_SAVE_TRACE, (_row(number, exchange) for number, exchange in changes.traces))
+            rows = Store(db)
+            for row in changes.traces:
+                rows.write(row)
+            rows.finish()
             db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?)", changes.positions)
             db.executemany("INSERT OR REPLACE INTO damage VALUES (?, ?, ?)", changes.damages)
             db.executemany("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", _present(changes.ledger))
@@ -277,12 +281,6 @@ class Index:
         self.close()
 
 
-def migrations() -> list[str]:
-    """The steps of the schema, oldest first."""
-    files = sorted(file.name for file in _SQL.iterdir() if file.name[:4].isdigit())
-    return [(_SQL / name).read_text("utf-8") for name in files]
-
-
 def tables_of_rows(db: apsw.Connection) -> list[str]:
     """The tables that hold something for rows of `trace`: by their column of that name."""
     statement = (
@@ -290,12 +288,6 @@ def tables_of_rows(db: apsw.Connection) -> list[str]:
         "WHERE tables.type = 'table' AND columns.name = 'trace'"
     )
     return [str(name) for (name,) in db.execute(statement).fetchall()]
-
-
-def _row(number: int, exchange: Exchange) -> dict[str, Any]:
-    row = {name: getattr(exchange, name) for name in _COLUMNS}
-    row["number"] = number
-    return row
 
 
 def _present(rows: Iterable[LedgerRow]) -> Iterator[LedgerRow]:

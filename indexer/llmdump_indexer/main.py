@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 from llmdump import admin, process
 from llmdump.process import Process
+from llmdump.reading import prices
 from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import NewerIndexError
 
@@ -22,7 +23,11 @@ def main() -> NoReturn:
 
 async def serve(running: Process) -> None:
     """Index until stopped; then, once the writers have left, all that they have written."""
-    follower = Follower(running.data, keep_rows_s=running.settings.index_max_age_s)
+    try:
+        table = prices.load(running.settings.price_file)
+    except prices.PriceFileError as err:
+        process.fail(str(err), process.EXIT_SETTINGS)
+    follower = Follower(running.data, table=table, keep_rows_s=running.settings.index_max_age_s)
     loop = asyncio.get_running_loop()
     work = loop.create_future()
     thread = threading.Thread(target=_work, args=(follower, loop, work), name="follow", daemon=True)

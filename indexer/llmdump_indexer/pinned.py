@@ -5,6 +5,7 @@ read; so a row is made from its file only when there is nothing left to read.
 """
 
 import time
+from functools import partial
 from typing import Final
 
 from llmdump import pins
@@ -55,7 +56,7 @@ class PinnedRows:
 
     def _make(self, exchange: str, absorb: Absorb) -> None:
         try:
-            absorb.pinned(pins.read(self._data, exchange))
+            absorb.pinned(partial(pins.read, self._data, exchange))
         except (OSError, ValueError):
             count_swallowed("pinned_not_read")
             self._without_row.discard(exchange)

@@ -24,6 +24,8 @@ import click
 
 from llmdump import process, segment
 from llmdump.data_dir import DataDir
+from llmdump.reading import prices
+from llmdump.reading.prices import PriceTable
 from llmdump_indexer import index
 from llmdump_indexer.carry import Carried
 from llmdump_indexer.follow import Follower
@@ -37,7 +39,7 @@ class RebuildError(RuntimeError):
     """It cannot be done; the message says why, and what to do."""
 
 
-def rebuild(data: DataDir, *, forget_deleted: bool, bar: bool = False) -> dict[str, Any]:
+def rebuild(data: DataDir, *, forget_deleted: bool, table: PriceTable | None = None, bar: bool = False) -> dict[str, Any]:
     """Make the index anew; what it holds then. Blocking. Raises RebuildError, apsw.Error, OSError."""
     with index.only_writer(data.run / "rebuild.lock") as alone:
         if not alone:
@@ -50,7 +52,7 @@ def rebuild(data: DataDir, *, forget_deleted: bool, bar: bool = False) -> dict[s
             if forget_deleted and carried:
                 carried.close()
                 carried = None
-            follower = _make(made, data, carried, bar)
+            follower = _make(made, data, carried, table, bar)
             swap(made, data)
             rows = _rows(made)
         finally:
@@ -66,9 +68,9 @@ def rebuild(data: DataDir, *, forget_deleted: bool, bar: bool = False) -> dict[s
     }
 
 
-def _make(made: Path, data: DataDir, carried: Carried | None, bar: bool) -> Follower:
+def _make(made: Path, data: DataDir, carried: Carried | None, table: PriceTable | None, bar: bool) -> Follower:
     """The new index at `made`."""
-    follower = Follower(data, lost_after_s=0.0, path=made, carried=carried)
+    follower = Follower(data, lost_after_s=0.0, path=made, carried=carried, table=table)
     if carried is None:
         _catch_up(follower, data, bar)
         return follower
@@ -179,15 +181,17 @@ def text(found: dict[str, Any]) -> str:
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--forget-deleted", is_flag=True)
 @click.option("--json", "wants_json", is_flag=True)
-def main(root: Path, forget_deleted: bool, wants_json: bool) -> None:
+@click.option("--price-file", default="")
+def main(root: Path, forget_deleted: bool, wants_json: bool, price_file: str) -> None:
     """What `llmdump rebuild` becomes."""
     data = DataDir(root)
     if not data.segments.is_dir():
         process.fail(f"there is no {data.segments}: is this the data directory?", process.EXIT_SETTINGS)
     try:
         bar = sys.stderr.isatty()
-        found = rebuild(data.create(), forget_deleted=forget_deleted, bar=bar)
-    except (RebuildError, apsw.Error, OSError) as err:
+        table = prices.load(price_file)
+        found = rebuild(data.create(), forget_deleted=forget_deleted, table=table, bar=bar)
+    except (RebuildError, prices.PriceFileError, apsw.Error, OSError) as err:
         process.fail(f"{data.index} is as it was: {err}")
     click.echo(json.dumps(found, indent=2) if wants_json else text(found))
 

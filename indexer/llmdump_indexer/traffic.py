@@ -24,9 +24,9 @@ class Traffic:
 
     def ended(self, exchange: Exchange) -> None:
         """Count an exchange that is over."""
-        provider = exchange.provider or ""
+        provider = exchange.backend or ""
         model = _capped(self._models, exchange.model or "", MODELS_MAX)
-        error = _capped(self._errors, exchange.error_type, ERRORS_MAX)
+        error = _capped(self._errors, exchange.failure, ERRORS_MAX)
         if exchange.duration_us is not None:
             key = (provider, model, error)
             self._durations.setdefault(key, Histogram(LONG_S)).observe(exchange.duration_us / 1e6)

@@ -51,6 +51,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "127.0.0.1:7871"
     writer_admin_listen: Annotated[Address, Meta(description="As proxy_admin_listen, for the writer.")] = "127.0.0.1:7872"
     indexer_admin_listen: Annotated[Address, Meta(description="As proxy_admin_listen, for the indexer.")] = "127.0.0.1:7873"
+    price_file: Annotated[
+        str,
+        Meta(
+            description="TOML file of prices, in place of the table that comes with llmdump. Applies to the past by `rebuild`."
+        ),
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least level of log lines on stderr.")
     ] = "info"

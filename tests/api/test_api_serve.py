@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmdump.data_dir import DataDir
 from llmdump.pins import Room
 from llmdump.presence import Presence
-from llmdump_api import query
+from llmdump.reading import prices
+from llmdump_api import query, sessions, sums
 from llmdump_api.app import Api
 from llmdump_api.fleet import Fleet
 from llmdump_api.gate import Gate
@@ -219,7 +220,7 @@ FORMS: list[tuple[bytes, str, str, dict[str, Any]]] = [
     (b"", "application/json", "", {"body": None}),
     (gzip.compress(b'{"z":1}', mtime=0), "application/json", "Content-Encoding: gzip\r\n", {"body": {"z": 1}}),
     (b"[" * 2000 + b"]" * 2000, "application/json", "", {"body_text": "[" * 2000 + "]" * 2000}),
-    (b"x", "a/b", "Content-Encoding: br\r\n", {"body_text": "x", "body_problem": "cannot decode content-encoding br"}),
+    (b"x", "a/b", "Content-Encoding: lzma\r\n", {"body_text": "x", "body_problem": "cannot decode content-encoding lzma"}),
 ]
 
 
@@ -263,6 +264,61 @@ def test_an_open_exchange_is_a_trace_so_far(api: Served) -> None:
     found = api.ask(f"/api/traces/{new_id(1)}").json
     assert (found["row"]["end_reason"], found["trace"]["end"], found["trace"]["resp"]["complete"]) == (None, None, False)
     assert found["trace"]["resp"]["body_text"] == "one"
+
+
+# --- sums, sessions, search
+
+
+def test_sums_sessions_and_search_are_empty_while_there_is_no_index(empty: Served) -> None:
+    assert empty.ask("/api/sessions").json == {"sessions": [], "next_cursor": None}
+    assert empty.ask("/api/facets?by=model").json["facets"] == {"model": {"values": [], "more": False, "cut": False}}
+    assert empty.ask("/api/stats").json["series"] == []
+    assert empty.ask("/api/traces?q=word").json == {"traces": [], "next_cursor": None}
+    assert empty.ask(f"/api/sessions/{new_id(1)}").status == 404
+
+
+def test_sums_and_sessions_tell_what_crossed(api: Served) -> None:
+    instance = Instance()
+    indexed(
+        api.data, exchange(instance, new_id(1)), exchange(instance, new_id(2), status=500),
+        exchange(instance, new_id(3), b'{"model":"other"}'),
+    )  # fmt: skip
+    models = api.ask("/api/facets?by=model,status_class").json["facets"]
+    assert [(one["value"], one["requests"]) for one in models["model"]["values"]] == [("gpt-4o", 2), ("other", 1)]
+    assert [(one["value"], one["errors"]) for one in models["status_class"]["values"]] == [("2xx", 0), ("5xx", 1)]
+    ranged = "since=2026-01-01T00:00:00Z&until=2026-01-01T01:00:00Z"
+    assert api.ask(f"/api/facets?by=model,status_class&{ranged}").json["facets"] == models
+    assert api.ask("/api/facets?by=model&until=2026-01-01T00:00:00Z").json["facets"]["model"]["values"] == []
+    (series,) = api.ask(f"/api/stats?{ranged}").json["series"]
+    assert (series["value"], series["total"]["requests"], series["total"]["errors"]) == ("", 3, 1)
+    assert [bucket["ts"] for bucket in series["buckets"]] == ["2026-01-01T00:00:00.000Z"]
+    assert series["total"]["duration_ms"]["p50"] == pytest.approx(5.0, rel=0.03)
+    by_model = api.ask(f"/api/stats?by=model&step=minute&limit=5&{ranged}").json["series"]
+    assert [one["value"] for one in by_model] == ["gpt-4o", "other"]
+    assert [one["total"]["requests"] for one in api.ask(f"/api/stats?by=model&value=other&{ranged}").json["series"]] == [1]
+    page = api.ask("/api/sessions?limit=2").json
+    assert [session["session_root_id"] for session in page["sessions"]] == [new_id(3), new_id(2)]
+    (last,) = api.ask(f"/api/sessions?cursor={page['next_cursor']}").json["sessions"]
+    assert (last["session_root_id"], last["n_turns"], last["models"], last["ok_count"]) == (new_id(1), 1, ["gpt-4o"], 1)
+    tree = api.ask(f"/api/sessions/{new_id(2)}").json
+    assert (tree["session"]["err_count"], [turn["id"] for turn in tree["turns"]]) == (1, [new_id(2)])
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("facets?by=nobody", "by"), ("facets?by=", "by"), ("facets?limit=201", "limit"), ("facets?model=x", "model"),
+        ("facets?since=now", "since"), ("stats?by=path", "by"), ("stats?value=x", "value"), ("stats?step=second", "step"),
+        ("stats?by=api&step=minute", "step"), ("stats?step=minute", "step"), ("stats?by=model&step=hour&limit=100", "step"),
+        ("sessions?limit=0", "limit"), ("sessions?key_hash=x", "key_hash"), ("sessions?project=a&client=b", "client"),
+        ("sessions?cursor=x", "cursor"), ("sessions/x", "id"), (f"sessions/{new_id(1)}?since=x", "since"),
+        ("traces?q=", "q"), ("traces?q=-word", "q"), ("traces?q=%22%22", "q"), ("traces?q=%E2%80%A6", "q"),
+        ("traces?q=" + "+".join(["w"] * 40), "q"),
+    ],
+)  # fmt: skip
+def test_bad_parameters_of_the_others_are_named(empty: Served, path: str, param: str) -> None:
+    reply = empty.ask(f"/api/{path}")
+    assert (reply.status, reply.json.get("param")) == (400, param)
 
 
 # --- raw bodies
@@ -436,7 +492,7 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
     async def routes() -> set[tuple[str, str]]:
         own, index = Presence.claim(data.run, "api"), Index(data.index)
         async with aiohttp.ClientSession() as http:
-            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Room(0, 0))
+            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Room(0, 0), prices.load(""))
             found = {
                 (route.method, resource.canonical)
                 for resource in api.application().router.resources()
@@ -453,4 +509,5 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
 def test_docs_name_every_parameter_and_column() -> None:
     named = set(re.findall(r"`(\w+)`", DOCS))
     shown = query.row_object(tuple(None for _ in query.COLUMNS))
-    assert not ({*query.PARAMETERS, *shown} - named)
+    given = {*query.PARAMETERS, *sums.FACET_PARAMETERS, *sums.SERIES_PARAMETERS, *sessions.PARAMETERS, *sums.DIMENSIONS}
+    assert not ({*given, *shown, *sessions.TURN_SHOWN, *sessions.SHOWN, *sums.SHOWN} - named)

@@ -27,7 +27,7 @@ def test_a_whole_exchange_fills_its_row() -> None:
     assert row == Exchange(
         id=ID, instance="00" * 8, started_us=round(BEGAN_S * 1e6) + 1000, first_record=1, last_record=7,
         ts_end=round(BEGAN_S * 1e3) + 7, client="127.0.0.1:5000", method="POST", path="/v1/chat/completions?x=1",
-        route_path="/v1/chat/completions", upstream="http://backend", provider="openai", status=200, end_reason="complete",
+        route_path="/v1/chat/completions", upstream="http://backend", backend="openai", status=200, end_reason="complete",
         error_code=None, model="gpt-4o", stream=False, key_hash="ab" * 8, req_bytes=33, resp_bytes=8, resp_chunks=2,
         first_byte_us=4000, duration_us=6000, own_first_us=10, own_worst_us=20, own_sum_us=30,
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_a_proxys_own_answer_gives_the_status() -> None:
     records.append(instance.record(ID, 1, "end", se=True, tc=0, tb=0, x_req=0, x_end="upstream_error", x_err="refused",
                                    x_own=[0, 0, 0], x_lost=3))  # fmt: skip
     row = assembled(records)
-    assert (row.status, row.error_code, row.error_type, row.records_lost) == (502, "refused", "refused", 3)
+    assert (row.status, row.error_code, row.failure, row.records_lost) == (502, "refused", "refused", 3)
 
 
 def test_altered_bodies_are_told() -> None:

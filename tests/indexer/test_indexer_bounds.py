@@ -1,5 +1,6 @@
 """The indexer's limits: memory for open exchanges, labels for models, patience with a tail that looks cut."""
 
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -8,6 +9,7 @@ from made import Instance, append, begin_segment, exchange, new_id
 
 from llmdump import positions
 from llmdump.data_dir import DataDir
+from llmdump.reading import prices
 from llmdump.record import decode
 from llmdump.segment import Damage, Located, header, skip_header
 from llmdump_indexer import absorb, assembly
@@ -16,6 +18,7 @@ from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Index
 from llmdump_indexer.tail import CUT_FOR_S_MAX, Step, Tail
 from llmdump_indexer.traffic import MODELS_MAX, OTHER, Traffic
+from llmdump_indexer.understand import understand
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_open_exchanges_beyond_the_limit_are_let_go_and_taken_up_again(data: Dat
     path, instance = begin_segment(data), Instance()
     made = [list(exchange(instance, new_id(index))) for index in range(30)]
     with Index(data.index) as index, Tail(data.segments, []) as tail:
-        taken = Absorb(index, lambda pieces: positions.read(data.segments, pieces))
+        taken = Absorb(index, partial(positions.read, data.segments), partial(understand, prices.load("")))
         for part in range(6):
             for records in made:
                 append(path, records[part])

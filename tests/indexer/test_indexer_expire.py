@@ -73,3 +73,6 @@ def test_a_transaction_deletes_no_more_than_it_is_asked_for_the_oldest_first(dat
         assert index.expire(int(time.time() * 1000) - 3_600_000, 10) == 10
         assert index.still_there()
     assert [exchange for (exchange,) in ask(data, "SELECT id FROM trace ORDER BY ts_start, id")] == ids[10:]
+    ended = ask(data, "SELECT count(*) FROM trace WHERE end_reason IS NOT NULL")
+    assert ask(data, "SELECT requests FROM usage WHERE seconds = 0 AND dimension = ''") == ended
+    assert ask(data, "SELECT sum(n_turns) FROM session") == [(len(ids) - 10,)]

@@ -456,7 +456,7 @@ def health(service: Service) -> dict[str, Any]:
 
 def test_what_writers_write_while_they_leave_is_indexed_before_the_indexer_leaves(data: DataDir) -> None:
     """honcho signals all at once: the writer, still stopping, hands over after the indexer got its signal."""
-    path, content = begin_segment(data), b"".join(streams(Instance(), 500, 40))
+    path, content = begin_segment(data), b"".join(streams(Instance(), 200, 40))
     writer = Presence.claim(data.run, "writer")
     with running("indexer", data) as service:
         writer.update(state="stopping")
@@ -469,7 +469,7 @@ def test_what_writers_write_while_they_leave_is_indexed_before_the_indexer_leave
         writer.release()
         assert service.process.wait(5) == 0
         assert time.monotonic() - begin < 4.0
-    assert len(rows(data, where="end_reason = 'complete'")) == 500
+    assert len(rows(data, where="end_reason = 'complete'")) == 200
 
 
 def test_an_unreadable_segment_does_not_hold_up_the_others(data: DataDir) -> None:

@@ -22,6 +22,12 @@ def command(forget_deleted: bool, wants_json: bool, **flags: Any) -> None:
     Indexer and api go on meanwhile, and read the new one from then on. Rows of exchanges whose segments were deleted are
     carried over from the index in use. Exit code 1 if it could not be made; nothing has changed then.
     """
-    data = DataDir(Path(process.load_or_exit(flags).settings.data_dir))
-    arguments = [str(data.root), *["--forget-deleted"] * forget_deleted, *["--json"] * wants_json]
+    settings = process.load_or_exit(flags).settings
+    data = DataDir(Path(settings.data_dir))
+    arguments = [
+        str(data.root),
+        f"--price-file={settings.price_file}",
+        *["--forget-deleted"] * forget_deleted,
+        *["--json"] * wants_json,
+    ]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", *arguments])

@@ -17,7 +17,7 @@ NAME_CHARS_MAX: Final = 200
 TEXT_CHARS_MAX: Final = 1024 * 1024
 _WITHIN_CHARS: Final = 400
 
-_FILE: Final = re.compile(r"(?:Contents of [^\n]{0,400}?|[\w.~-]*[/\\])(?:AGENTS|CLAUDE)\.md")
+_FILE: Final = re.compile(r"(?:Contents of [^\n]{0,400}?|[/\\])(?:AGENTS|CLAUDE)\.md")
 _HEADING: Final = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+(\S[^\n]*)", re.MULTILINE)
 _BEGINNING: Final = re.compile(r"\s*(?:</[\w:-]{1,100}>\s*)?#{1,6}[ \t]+(\S[^\n]*)")
 _TEXT_TYPES: Final = ("text", "input_text", None)

@@ -1,0 +1,127 @@
+"""Parameters of a request, checked before anything is asked: known, once, of bounded length, of the allowed form. Pure."""
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 500
+PARAM_CHARS_MAX: Final = 4096
+
+_KEY_HASH = re.compile(r"[0-9a-f]{16}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = datetime.resolution
+
+
+class BadParamError(ValueError):
+    """A parameter that cannot be used; the message says what is allowed."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Cursor(NamedTuple):
+    """The place behind a row."""
+
+    ts_ms: int
+    id: str
+
+
+def check(params: Mapping[str, str], known: Collection[str]) -> None:
+    """Raises BadParamError for the first that is not known, is there twice, or is no text of an allowed length."""
+    seen = set()
+    for name, value in params.items():
+        if name not in known:
+            raise BadParamError(name, f"unknown parameter; known are {', '.join(known)}")
+        if name in seen:
+            raise BadParamError(name, "allowed is once")
+        if len(value) > PARAM_CHARS_MAX or "\0" in value or _has_surrogate(value):
+            raise BadParamError(name, f"allowed are at most {PARAM_CHARS_MAX} characters of text")
+        seen.add(name)
+
+
+def _has_surrogate(value: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def limit(params: Mapping[str, str], default: int = LIMIT_DEFAULT, most: int = LIMIT_MAX) -> int:
+    """How many are asked for."""
+    value = params.get("limit", str(default))
+    if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= most:
+        raise BadParamError("limit", f"allowed is 1 to {most}")
+    return int(value)
+
+
+def cursor(params: Mapping[str, str]) -> Cursor | None:
+    """The place to go on from, if one is given."""
+    if "cursor" not in params:
+        return None
+    value = params["cursor"]
+    try:
+        ts_ms, _, exchange = (
+            base64.b64decode(value + "=" * (-len(value) % 4), b"-_", validate=True).decode("ascii").partition(":")
+        )
+        if re.fullmatch(r"[0-9]{1,18}", ts_ms) and is_uuid(exchange):
+            return Cursor(int(ts_ms), exchange)
+    except (binascii.Error, ValueError):
+        pass
+    raise BadParamError("cursor", "allowed is the next_cursor of an earlier answer")
+
+
+def encode_cursor(ts_ms: int, exchange: str) -> str:
+    """The cursor behind a row."""
+    return base64.urlsafe_b64encode(f"{ts_ms}:{exchange}".encode()).rstrip(b"=").decode("ascii")
+
+
+def is_uuid(value: str) -> bool:
+    """Whether this is an exchange id in its only spelling."""
+    return _UUID.fullmatch(value) is not None
+
+
+def uuid(name: str, value: str) -> str:
+    """An exchange id."""
+    if not is_uuid(value):
+        raise BadParamError(name, "allowed is a UUID in lower case, as in a row's id")
+    return value
+
+
+def key_hash(value: str) -> str:
+    """The hash of a key."""
+    if not _KEY_HASH.fullmatch(value):
+        raise BadParamError("key_hash", "allowed are 16 hex digits, lower case")
+    return value
+
+
+def time_ms(name: str, value: str) -> int:
+    """Ms since 1970; of a fraction of a ms the next whole one, which is the first that is not before it."""
+    try:
+        when = datetime.fromisoformat(value)
+    except ValueError as err:
+        raise BadParamError(name, "allowed is RFC 3339, as in 2026-01-31T12:00:00Z") from err
+    if when.tzinfo is None or "T" not in value.upper():
+        raise BadParamError(name, "allowed is RFC 3339 with a zone, as in 2026-01-31T12:00:00Z")
+    micros = (when - _EPOCH) // _MICROSECOND
+    return -(-micros // 1000)
+
+
+def number(name: str, value: str, most: float) -> float:
+    """A decimal number from 0 on."""
+    if not re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,9})?", value) or float(value) > most:
+        raise BadParamError(name, f"allowed is a decimal number from 0 to {most:.0f}")
+    return float(value)
+
+
+def rfc3339(ts_ms: int | None) -> str | None:
+    """As in 2026-01-31T12:00:00.000Z; None for None and for a time that no calendar has."""
+    if ts_ms is None:
+        return None
+    try:
+        when = datetime.fromtimestamp(ts_ms // 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{ts_ms % 1000:03d}Z"
