@@ -144,12 +144,16 @@ def index_tables(data: DataDir) -> dict[str, list[tuple[Any, ...]]]:
     """Every table of the index, every column; segments by name, for their numbers in the index are its own affair.
 
     An indexer may have seen a segment that its writer had not written to when it died, and that the next one removed: a
-    rebuild never hears of it, so segments that are gone do not count.
+    rebuild never hears of it, so segments that are gone do not count. Of the full text every word and its place: how FTS5
+    lays out its own tables depends on what was written when.
     """
     with contextlib.closing(apsw.Connection(str(data.index), flags=apsw.SQLITE_OPEN_READONLY)) as db:
         assert db.pragma("integrity_check") == "ok"
-        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name != 'segment'"
+        tables = """SELECT name FROM sqlite_master WHERE type = 'table'
+            AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'search%' AND name != 'segment'"""
+        db.execute("CREATE VIRTUAL TABLE temp.word USING fts5vocab (main, search, instance)")
         found = {name: _rows(db, name) for (name,) in [*db.execute(tables)]}
+        found["search"] = sorted(db.execute("SELECT term, doc, col, offset FROM temp.word"))
         return {**found, "segment": sorted(db.execute("SELECT name, offset, closed FROM segment WHERE NOT gone"))}
 
 

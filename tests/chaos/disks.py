@@ -37,10 +37,10 @@ def failing(paths: list[Path], *faults: str) -> list[str]:
 
 
 def writers_files(data: Path) -> list[Path]:
-    """All that a first writer opens for writing, sealed files and mark included."""
+    """All that a first writer opens for writing or syncs, sealed files, mark and the directory included."""
     plain = [data / "segments" / f"w0-{number:08d}.{one}" for number in range(1, SEGMENTS_MAX) for one in ("cbor", "jsonl")]
     sealed = [path.with_name(f"{path.name}.zst{more}") for path in plain[:60] for more in ("", ".tmp")]
-    return [*plain, *sealed, data / "segments" / "w0.probe.tmp", data / "run" / "w0.durable"]
+    return [data / "segments", *plain, *sealed, data / "segments" / "w0.probe.tmp", data / "run" / "w0.durable"]
 
 
 @contextlib.contextmanager

@@ -33,7 +33,8 @@ SHORT = [
 ]  # fmt: skip
 LONG = [
     *SHORT,
-    *([f"{call}:error={error}:when={n}+{n}"] for call in CALLS for error in ("EIO", "ENOSPC") for n in (2, 3, 5, 9)),
+    # Rarer than the calls of one kind that a new segment takes: it would never be had.
+    *([f"{call}:error={error}:when={n}+{n}"] for call in CALLS for error in ("EIO", "ENOSPC") for n in (5, 7, 9, 13)),
     *([f"fdatasync:error=EIO:delay_enter={SLOW_SYNC_US}:when={n}+{n}", f"ftruncate:error=EIO:when=1+{n}"] for n in (2, 3, 5)),
 ]
 
@@ -57,13 +58,13 @@ def test_calls_that_fail_at_every_nth_place_under_load_lose_nothing(
             load.go_on_for(5 if is_long else 3)
         assert load.errors == []
         metrics = settle(pipe)
-        assert metrics["llmdump_writer_write_errors_total"] > 0 or "rename" in faults[0] or "unlink" in faults[0]
+        assert metrics.get("llmdump_writer_write_errors_total", 0) > 0 or "rename" in faults[0] or "unlink" in faults[0]
         assert metrics["llmdump_records_dropped_total"] == 0
         check_api(pipe, load.done)
     stored = check_all(pipe, load)
     tell(
         faults=" ".join(faults), exchanges=len(load.done), records=stored.records,
-        errors=round(metrics["llmdump_writer_write_errors_total"]), resent=round(metrics["llmdump_records_resent_total"]),
+        errors=round(metrics.get("llmdump_writer_write_errors_total", 0)), resent=round(metrics["llmdump_records_resent_total"]),
     )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def test_faults_that_come_and_go_lose_nothing_and_capture_goes_on_by_itself(
         stored = check_all(pipe, load)
     tell(
         rounds=len(rounds), exchanges=len(load.done), records=stored.records, goes_on_after_s=round(longest_s, 2),
-        errors=round(metrics["llmdump_writer_write_errors_total"]),
+        errors=round(metrics.get("llmdump_writer_write_errors_total", 0)),
     )  # fmt: skip
 
 
