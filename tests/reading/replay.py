@@ -95,7 +95,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
 
-    do_GET = do_POST = do_DELETE = answer
+    do_GET = do_POST = do_DELETE = answer  # noqa: N815 - http.server calls them so
 
     def log_message(self, *_: object) -> None:
         """Silent."""
