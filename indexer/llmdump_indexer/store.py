@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from llmdump.reading import detect
 from llmdump_indexer import statements, tally
 from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.links import Facts, Link, Links
@@ -145,7 +146,7 @@ def columns(number: int, exchange: Exchange, read: Read, link: Link) -> dict[str
     values["error_code"] = own_code or read.error_code
     values["model"] = read.model or asked
     values["stream"] = streamed or (streamed if read.stream is None else read.stream)
-    values["provider"] = read.provider or backend
+    values["provider"] = read.provider or detect.by_route(backend)
     cost, ttft_us = read.cost_nano_usd, read.ttft_us
     return values | {
         "number": number,

@@ -81,7 +81,7 @@ class Crossing:
         assert (row["method"], row["status"]) == (call.method, call.status)
         assert fnmatch.fnmatchcase(row["route_path"], call.path), row["route_path"]
         assert row["path"].partition("?")[0] == row["route_path"]
-        assert (row["provider"], row["stream"]) == (call.provider, call.stream)
+        assert (row["backend"], row["stream"]) == (call.provider, call.stream)
         assert row["model"] == (model if call.names_model else None)
         assert (row["truncated_req"], row["truncated_resp"], row["altered"]) == (False, False, False)
         assert row["records_lost"] == 0

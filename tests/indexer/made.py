@@ -58,6 +58,7 @@ def exchange(
     key: str = "ab" * 8,
     end: str = "complete",
     response_fields: str = "",
+    upstream: str = "http://backend",
 ) -> Iterator[bytes]:
     """The records of one exchange, made as they are asked for."""
     common = {"sid": "c1", "be": "openai"}
@@ -65,7 +66,7 @@ def exchange(
     yield instance.record(id, 0, "head", head, common, x_peer="127.0.0.1:5000", x_key=key)
     if request:
         yield instance.record(id, 0, "chunk", request, common, ci=1, x_z=True)
-    yield instance.record(id, 2, "forward", head, common, x_up="http://backend", x_addr="127.0.0.1:9", x_dial=1.5, x_new=True)
+    yield instance.record(id, 2, "forward", head, common, x_up=upstream, x_addr="127.0.0.1:9", x_dial=1.5, x_new=True)
     answer = f"HTTP/1.1 {status} Fine\r\ncontent-type: {content_type}\r\n{response_fields}\r\n".encode("latin-1")
     yield instance.record(id, 3, "head", answer, common, sc=status, ttfb=2.0)
     for index, data in enumerate(response, 1):

@@ -186,6 +186,13 @@ def test_what_cannot_be_read_has_a_row(data: DataDir, body: bytes) -> None:
     assert (row["end_reason"], row["api"], row["input_tokens"]) == ("complete", "openai.chat", None)
 
 
+def test_a_provider_is_told_by_where_it_was_sent_to_not_by_what_the_path_is_like(data: DataDir) -> None:
+    sent_to = ("https://api.x.ai", "http://127.0.0.1:11434", "http://10.0.0.1:8000")
+    instance = Instance()
+    indexed(data, *(stream(instance, number, "Hi", upstream=url) for number, url in enumerate(sent_to, 1)))
+    assert [row["provider"] for row in rows(data)] == ["xai", "ollama", "openai"]
+
+
 def test_an_answer_of_the_proxy_itself_is_not_the_providers(data: DataDir) -> None:
     instance = Instance()
     records = list(exchange(instance, new_id(1)))[:3]

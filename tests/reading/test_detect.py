@@ -68,10 +68,16 @@ def test_a_host_tells_its_provider(host: str) -> None:
     assert detect.provider_of(ask("/", host=host), []) == HOSTS[host]
 
 
-def test_a_route_names_what_no_host_tells_and_a_header_what_no_route_does() -> None:
+def test_a_host_tells_before_a_header_a_header_before_a_port_and_a_route_last() -> None:
+    llama = [("Server", "llama.cpp")]
+    assert detect.provider_of(ask("/", host="api.openai.com", provider="mine"), llama) == "openai"
+    assert detect.provider_of(ask("/", host="10.0.0.1:11434", provider="openai"), llama) == "llama_server"
+    assert detect.provider_of(ask("/", host="10.0.0.1:11434", provider="openai"), []) == "ollama"
     assert detect.provider_of(ask("/", host="10.0.0.1", provider="mine"), []) == "mine"
-    assert detect.provider_of(ask("/", host="api.openai.com", provider="mine"), []) == "openai"
-    assert detect.provider_of(ask("/", host="10.0.0.1"), [("Server", "llama.cpp")]) == "llama_server"
+
+
+def test_what_routes_call_their_backends_are_names_of_providers_or_none() -> None:
+    assert [detect.by_route(name) for name in ("gemini", "unknown", "", "openai")] == ["google", None, None, "openai"]
 
 
 SHAPES: list[tuple[dict[str, Any], str]] = [

@@ -74,6 +74,8 @@ _HOSTS: Final = (
 )  # fmt: skip
 _BEDROCK: Final = re.compile(r"(^|\.)bedrock[a-z-]*\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|api\.aws)$")
 _PORTS: Final = {"11434": "ollama", "1234": "lmstudio"}
+# Names that routes have and providers have not. What a route says is a guess by the path, so it is believed last.
+_CALLED: Final = {"gemini": "google", "unknown": ""}
 _SERVERS: Final = (("llama.cpp", "llama_server"), ("vllm", "vllm"))
 MEMORY: Final = 4096
 """Characters of a path that are looked at, from its end."""
@@ -104,14 +106,23 @@ def api_of(request: Request, asked: Asked, path: str, provider: str | None) -> s
 
 
 def provider_of(request: Request, fields: list[tuple[str, str]]) -> str | None:
-    """Who serves it: by host name, else the route's name, else by what the answer's header gives away."""
-    host, _, port = request.host.lower().rstrip(".").partition(":")
-    if _BEDROCK.search(host):
+    """Who serves it: by host name, by what the answer's header gives away, by port, else as the route calls its backend."""
+    port = request.host.rpartition(":")[2]
+    return by_host(request.host) or _by_header(fields) or _PORTS.get(port) or by_route(request.provider)
+
+
+def by_route(name: str | None) -> str | None:
+    """Who it is by the name that a route has for its backend."""
+    return _CALLED.get(name or "", name) or None
+
+
+def by_host(host: str) -> str | None:
+    """Whose service a host name is, with or without a port; None for all others."""
+    name = host.lower().partition(":")[0].rstrip(".")
+    if _BEDROCK.search(name):
         return "bedrock"
-    known = next((name for end, name in _HOSTS if host == end or host.endswith("." + end)), None)
-    if known is None and host.endswith("aiplatform.googleapis.com"):
-        known = "google_vertex"
-    return known or request.provider or _by_header(fields) or _PORTS.get(port)
+    known = next((provider for end, provider in _HOSTS if name == end or name.endswith("." + end)), None)
+    return "google_vertex" if known is None and name.endswith("aiplatform.googleapis.com") else known
 
 
 def _by_header(fields: list[tuple[str, str]]) -> str | None:

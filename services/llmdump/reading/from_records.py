@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from llmdump import heads
 from llmdump.content_coding import Decoder
-from llmdump.reading import prices
+from llmdump.reading import detect, prices
 from llmdump.reading.exchange import Reading, Request
 from llmdump.reading.framing import BODY_BYTES_MAX, Body, WebSocket
 from llmdump.reading.prices import PriceTable
@@ -44,6 +44,7 @@ class FromRecords:
         self._started_us = started_us
         self._head = heads.Head(("", "", ""), [])
         self._backend = ""
+        self._upstream = ""
         self._asking = _Asking()
         self._answering: _Answering | None = None
         self._waiting: list[tuple[Record, int]] = []
@@ -57,6 +58,9 @@ class FromRecords:
             answering.take(record, at_us)  # nearly all records are these
         elif record.direction == CLIENT_TO_PROXY and kind in {"head", "chunk"}:
             self._ask(record)
+        elif kind == "forward":
+            upstream = record.meta.get("x_up")
+            self._upstream = upstream.rpartition("/")[2] if isinstance(upstream, str) else ""
         elif kind in {"pipe", "answer"} or (record.direction == BACKEND_TO_PROXY and kind in {"head", "chunk"}):
             self._answer(record, at_us)
 
@@ -106,9 +110,14 @@ class FromRecords:
     def _request(self) -> Request:
         method, target, _ = self._head.start
         return Request(
-            method, target, self._head.first("host"), self._backend, self._head.fields, self._asking.body(),
+            method, target, self._host(), self._backend, self._head.fields, self._asking.body(),
             body_whole=self._asking.is_whole,
         )  # fmt: skip
+
+    def _host(self) -> str:
+        """Where it was sent to, for clients ask the proxy's own host; but theirs if only that one is a service's."""
+        asked = self._head.first("host")
+        return asked if detect.by_host(asked) and not detect.by_host(self._upstream) else self._upstream or asked
 
 
 class _Asking:

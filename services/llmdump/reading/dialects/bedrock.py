@@ -1,6 +1,7 @@
 """Amazon Bedrock: Converse, and InvokeModel with the bodies of the models' makers.
 
-Converse        {output: {message: {content: [{text | toolUse | reasoningContent}]}}, stopReason, usage}
+Converse        {output: {message: {content: [block, …]}}, stopReason, usage}
+                block: {text | toolUse | reasoningContent | citationsContent: {content: [{text}], citations}}
 ConverseStream  messages of an event stream: messageStart, contentBlockStart, contentBlockDelta, contentBlockStop,
                 messageStop {stopReason}, metadata {usage}; an exception message on failure
 InvokeModel     as the maker says; streamed, each message is {bytes: base64 of the maker's event}. The last one has
@@ -53,6 +54,9 @@ def _delta(answer: Answer, delta: dict[str, Any], index: Any) -> None:
     elif "reasoningContent" in delta:
         thought = mapping(delta["reasoningContent"])
         answer.think(thought.get("text") or at(thought, "reasoningText", "text"))
+    elif "citationsContent" in delta:
+        for cited in objects(at(delta, "citationsContent", "content")):
+            answer.say(cited.get("text"))
     elif isinstance(at(delta, "toolUse", "input"), str):
         answer.argue(_key(index), delta["toolUse"]["input"])
 
