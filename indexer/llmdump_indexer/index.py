@@ -141,12 +141,14 @@ class Index:
                 f"{self.path} has schema {at}, this llmdump knows {len(steps)}: use the newer llmdump, or delete the file "
                 "to have it made anew from the segments"
             )
-        for version, (name, step) in enumerate(steps[at:], at + 1):
-            with self._db:
+        if at == len(steps):
+            return
+        with self._db:  # all of them or none: readers know the newest schema only
+            for name, step in steps[at:]:
                 self._db.execute(step).get  # noqa: B018 - every statement of the step runs only when all is fetched
                 if name == _ADDS_SUMS:
                     store.count_written(self._db)
-                self._db.pragma("user_version", version)
+            self._db.pragma("user_version", len(steps))
 
     def still_there(self) -> bool:
         """Whether the file at the path is the one that is open, and has nothing in it that others wrote."""

@@ -75,7 +75,7 @@ def _columns(told: Told, exchange: Exchange) -> Read:
     complete = bool(same["complete"])
     return Read(
         provider=text(own["provider"]), api=text(own["api"]), framing=text(own["framing"]), model=text(same["model"]),
-        model_asked=exchange.model, stream=bool(own["stream"]) or None, complete=complete,
+        model_asked=exchange.model, stream=_is_stream(own) or None, complete=complete,
         cut_by=None if complete else _CUT_BY.get(exchange.end_reason or "", "capture" if told.answer_cut else None),
         prompt_tokens=tokens(own["input_tokens"]), completion_tokens=tokens(own["output_tokens"]),
         cached_tokens=tokens(own["cache_read_tokens"]), cache_creation_tokens=tokens(own["cache_write_tokens"]),
@@ -107,6 +107,11 @@ def _link(read: Read, told: Told, document: Any, hints: Hints) -> None:
     if read.previous_response_id is not None:
         new = [turn for turn in new if not is_system(turn)]
     read.prompt_new = _cut(new_text(new, 0))
+
+
+def _is_stream(own: dict[str, Any]) -> bool:
+    """Messages of nobody's API are no stream of an answer."""
+    return bool(own["stream"] and (own["api"] or own["framing"] != "websocket"))
 
 
 def _word(value: Any) -> str | None:

@@ -37,7 +37,8 @@ REQUESTS: list[tuple[str, str, Any]] = [
 # What belongs to the run and not to the traffic; reads of a stream without pauses may come together.
 OF_THE_RUN = {
     "id", "ts_start", "ts_end", "client", "instance", "session_root_id", "first_record", "last_record", "resp_chunks",
-    "first_byte_ms", "duration_ms", "own_first_us", "own_worst_us", "own_sum_us",
+    "first_byte_ms", "duration_ms", "own_first_us", "own_worst_us", "own_sum_us", "ttft_ms", "last_token_ms", "gap_p50_ms",
+    "gap_p99_ms", "gap_worst_ms", "output_tokens_per_second", "parent_id",
 }  # fmt: skip
 
 
