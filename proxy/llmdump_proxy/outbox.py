@@ -122,7 +122,7 @@ class Lane:
         self._in_hand: Packed | None = None  # of the tail: being written
         self._unread: deque[Frame] = deque(frames)
         self._reading: Frame | None = None
-        self._read: deque[Frame] = deque()  # read and not all held
+        self._read: deque[Frame] = deque()  # in the file and in memory, and not all held
         self._waiting: deque[Packed] = deque()
         self._under_way: deque[Packed] = deque()
         self._window_bytes = window_bytes
@@ -193,10 +193,12 @@ class Lane:
         return self._in_hand
 
     def wrote(self, frame: Frame) -> int:
-        """What `to_write` gave is in the file: the bytes of memory that this frees. None, if it was sent meanwhile."""
+        """What `to_write` gave is in the file: the bytes of memory that this frees. None, if it was sent meanwhile: then the
+        frame stays until all of it is held, as one that was read."""
         if not self._tail or self._tail[0] is not self._in_hand:
             self._in_hand = None
-            self.freed.append(frame)
+            self._read.append(frame)
+            self._free()
             return 0
         self._tail.popleft()
         self._in_hand = None
@@ -244,8 +246,7 @@ class Lane:
         """All that only memory has, in order: for the file, when the process ends. Nothing may be in its hands."""
         if self.records:
             self.pack()
-        safe_from = self._read[0].first if self._read else 1 << 64
-        front = [packed for packed in (*self._under_way, *self._waiting) if packed.numbers[0] < safe_from]
+        front = [packed for packed in (*self._under_way, *self._waiting) if not self._was_read(packed)]
         return [*front, *self._tail]
 
     def may_hold(self, held: int) -> bool:
@@ -294,6 +295,12 @@ class Lane:
         frame, self._reading = self._reading, None
         assert frame is not None, "nothing is being read"
         return frame
+
+    def _was_read(self, packed: Packed) -> bool:
+        """Whether frames that are still in the file hold all of it."""
+        firsts = [frame.first for frame in self._read]
+        before = (bisect.bisect_right(firsts, number) for number in packed.numbers)
+        return all(at and number <= self._read[at - 1].last for number, at in zip(packed.numbers, before, strict=True))
 
     def _free(self) -> None:
         while self._read and self._read[0].last <= self._held:

@@ -190,10 +190,15 @@ class Disk:
         return fd
 
     def close(self, fd: int) -> None:
-        self.world.check_alive()
+        current, found = self.world.current, self._open.get(fd)
+        process = current.process if current else None
+        if (process and not process.alive) or (found and found.owner is not process):
+            # What a dead process had open is closed, and the number may be another's. No Killed: it may be a generator that
+            # ends, where nobody hears it; the next call of the process raises it.
+            return
         self._open.pop(fd, None)
-        if self.world.current:
-            self.world.current.process.fds.discard(fd)
+        if process:
+            process.fds.discard(fd)
         _real["close"](fd)
 
     def pipe2(self, flags: int) -> tuple[int, int]:
