@@ -141,16 +141,12 @@ def check_rebuilt(data: DataDir) -> None:
 
 
 def index_tables(data: DataDir) -> dict[str, list[tuple[Any, ...]]]:
-    """Every table of the index, every column; segments by name, for their numbers in the index are its own affair.
-
-    An indexer may have seen a segment that its writer had not written to when it died, and that the next one removed: a
-    rebuild never hears of it, so segments that are gone do not count.
-    """
+    """Every table of the index, every column; segments by name, for their numbers in the index are its own affair."""
     with contextlib.closing(apsw.Connection(str(data.index), flags=apsw.SQLITE_OPEN_READONLY)) as db:
         assert db.pragma("integrity_check") == "ok"
         tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name != 'segment'"
         found = {name: _rows(db, name) for (name,) in [*db.execute(tables)]}
-        return {**found, "segment": sorted(db.execute("SELECT name, offset, closed FROM segment WHERE NOT gone"))}
+        return {**found, "segment": sorted(db.execute("SELECT name, offset, closed FROM segment"))}
 
 
 def _rows(db: apsw.Connection, table: str) -> list[tuple[Any, ...]]:

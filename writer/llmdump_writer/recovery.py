@@ -6,14 +6,16 @@
     plain with a footer              closed                                            → read; to be sealed
     plain without one                active when its writer died, or suspect           → read whole, its torn tail cut
                                      off, synced, given a footer; to be sealed
-    plain with no whole record       nothing was ever acknowledged from it             → removed
+    plain with no whole record       nothing was ever acknowledged from it             → removed, and its number is used again
+
 
 After a kill, records may be in the page cache that were never synced; they are read here and so are held from now on:
 hence the sync. A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
 
 A writer always goes on in a new segment, numbered above all it finds and all that were deleted: whoever knows a segment
-by its name will not look at it again. What retention deleted is held as well (see `llmdump.retention`): nobody needs to
-send it again.
+by its name will not look at it again. Numbers have no hole, or it would be taken for a deleted segment: one that is removed
+is used again if no reader can have looked at it, which the mark tells (see `llmdump.durable`), else written down as deleted
+with no records. What retention deleted is held as well (see `llmdump.retention`): nobody needs to send it again.
 """
 
 import os
@@ -32,6 +34,7 @@ from llmdump.segment import Damage, Located, Name
 from llmdump_writer import footer
 from llmdump_writer.appender import sync_directory, write_all
 from llmdump_writer.catalog import Closed
+from llmdump_writer.deletions import Deletions
 from llmdump_writer.footer import Spans
 from llmdump_writer.lines import Converter
 
@@ -73,9 +76,10 @@ def recover(directory: Path, writer: str) -> Found:
     held = _held_and_deleted(notes, writer)
     unsealed: list[Name] = []
     closed: dict[int, Closed] = {}
-    torn_bytes = 0
+    torn_bytes, last_number = 0, notes.last_number(writer)
     for number in sorted({name.number for name in names}):
         twins = [name for name in names if name.number == number]
+        unseen = not any(_may_be_known(directory, name) for name in twins)
         spans, cut = _recover_segment(directory, twins)
         torn_bytes += cut
         for instance, (_, last, _) in spans.items():
@@ -84,10 +88,17 @@ def recover(directory: Path, writer: str) -> Found:
         if stats:
             sizes = {name: stat.st_size for name, stat in stats.items()}
             closed[number] = Closed(sizes, max(stat.st_mtime for stat in stats.values()), spans)
+        elif not unseen:
+            Deletions(directory).note_empty(twins[0].segment)
+        if stats or not unseen:
+            last_number = max(number, last_number)
         unsealed += [name for name in twins if not name.sealed and (directory / name.file).exists()]
-    last_number = max((name.number for name in names), default=0)
-    last_number = max(last_number, notes.last_number(writer))
     return Found(held, closed, last_number + 1, unsealed, torn_bytes)
+
+
+def _may_be_known(directory: Path, name: Name) -> bool:
+    """Whether a reader may have looked at a file: not if its writer never let one."""
+    return name.sealed or durable.limit(directory, name) > 0
 
 
 def _notes(directory: Path) -> Notes:
