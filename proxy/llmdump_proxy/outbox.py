@@ -105,7 +105,7 @@ class Lane:
 
     __slots__ = (
         "_held", "_in_hand", "_read", "_reading", "_sent_to", "_tail", "_under_way", "_unread", "_waiting",
-        "_window_bytes", "freed", "numbers", "open_bytes", "records", "under_way_bytes",
+        "_window_bytes", "freed", "numbers", "open_bytes", "records", "under_way_bytes", "unnamed",
     )  # fmt: skip
 
     def __init__(self, frames: Sequence[Frame] = (), sent_to: int = 0, window_bytes: int = WINDOW_BYTES) -> None:
@@ -118,6 +118,8 @@ class Lane:
         """Sent in this session and not acknowledged."""
         self.freed: list[Frame] = []
         """Frames whose place in the file is not needed any more. Whoever frees it empties the list."""
+        self.unnamed = False
+        """The file does not say whose lane it is, or may not: nothing is sent until it does."""
         self._tail: deque[Packed] = deque()
         self._in_hand: Packed | None = None  # of the tail: being written
         self._unread: deque[Frame] = deque(frames)
@@ -142,8 +144,8 @@ class Lane:
         self.records, self.numbers, self.open_bytes = [], [], 0
 
     def next(self) -> Packed | None:
-        """What to send next, or None: nothing waits, or the window is full. The same again until `went`."""
-        if not self._waiting and not self._refill():
+        """What to send next, or None: nothing waits, or it may not go yet. The same again until `went`."""
+        if self.unnamed or (not self._waiting and not self._refill()):
             return None
         packed = self._waiting[0]
         return packed if self.under_way_bytes + len(packed.body) <= self._window() else None
@@ -271,8 +273,8 @@ class Lane:
 
     @property
     def is_spilling(self) -> bool:
-        """Whether there is anything for `to_write`, `to_read` or whoever frees what was `freed`."""
-        return bool(self._tail or self._unread or self.freed)
+        """Whether there is anything for `to_write`, `to_read`, or whoever frees what was `freed` or names the file."""
+        return bool(self._tail or self._unread or self.freed or self.unnamed)
 
     @property
     def _on_file(self) -> list[Frame]:

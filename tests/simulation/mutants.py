@@ -50,6 +50,14 @@ def _forget_under_way(self: outbox.Lane) -> None:
     self.under_way_bytes = 0
 
 
+def _next_of_a_lane_without_name(self: outbox.Lane) -> Any:
+    unnamed, self.unnamed = self.unnamed, False
+    try:
+        return _next(self)
+    finally:
+        self.unnamed = unnamed
+
+
 def _any_seq(self: sessions.Instance, nonce: bytes, seq: int, now: float) -> sessions.Verdict:
     self.next_seq = seq + 1
     return sessions.Verdict.TAKE if nonce == self.nonce else sessions.Verdict.LEAVE
@@ -70,7 +78,7 @@ def _nothing_held(*args: Any) -> recovery.Found:
 
 _sync, _take, _did_read = appender.Appender.sync, capture.Capture._take, outbox.Lane.did_read
 _judge, _fail, _recover = sessions.Instance.judge, store.Store.fail, recovery.recover
-_release, _add = outbox.Lane.release, outbox.Outbox.add
+_release, _add, _next = outbox.Lane.release, outbox.Outbox.add, outbox.Lane.next
 
 
 def _over_budget(self: outbox.Outbox, lane: outbox.Lane, number: int, one: bytes, reserve: bool = False) -> bool:
@@ -84,6 +92,7 @@ def _mutants() -> dict[str, Patches]:
     from llmdump_writer import main
 
     return {
+        "what is in a file without a name is sent": [(outbox.Lane, "next", _next_of_a_lane_without_name)],
         "acknowledged before it is synced": [(appender.Appender, "sync", _sync_that_does_nothing)],
         "a failed sync is tried again on the same file": [(appender.Appender, "sync", _sync_tried_again)],
         "the directory is not synced": [(appender, "sync_directory", lambda directory: None)],
@@ -112,6 +121,7 @@ def _mutants() -> dict[str, Patches]:
 MUTANTS: Final = _mutants()
 RARELY_FOUND: Final = frozenset(
     {
+        "what is in a file without a name is sent",
         "a batch comes again whole, and what is in it is stored again",
         "records given up are left in a file that could not be cut",
         "a place in the spill file is given back when it is read",
