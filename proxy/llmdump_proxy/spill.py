@@ -161,8 +161,7 @@ class Spill:
         try:
             os.pwrite(fd, self._data.portable(endpoint).encode().ljust(ENDPOINT_BYTES), 0)
             if endpoint:
-                with contextlib.suppress(OSError):
-                    os.fsync(fd)
+                os.fsync(fd)
         finally:
             os.close(fd)
         self._writers[lane] = endpoint

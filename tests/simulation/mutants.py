@@ -72,8 +72,8 @@ def _forget_what_is_not_cut(self: store.Store, buffer: Any) -> None:
     self._uncut.clear()
 
 
-def _nothing_held(*args: Any) -> recovery.Found:
-    return _recover(*args)._replace(held={})
+def _nothing_held(*args: Any, **more: Any) -> recovery.Found:
+    return _recover(*args, **more)._replace(held={})
 
 
 _sync, _take, _did_read = appender.Appender.sync, capture.Capture._take, outbox.Lane.did_read
@@ -103,6 +103,7 @@ def _mutants() -> dict[str, Patches]:
         "a restarted writer does not say what it holds": [(main, "recover", _nothing_held)],
         "the order of batches is not checked": [(sessions.Instance, "judge", _any_seq)],
         "a batch of any session is taken": [(sessions.Instance, "judge", _any_nonce)],
+        "what lies behind a page that was never written is held": [(recovery, "_has_hole", lambda damage, offset: False)],
         "a torn tail is not cut": [(recovery, "_close", lambda path, name, kept: 0)],
         "records given up are left in a file that could not be cut": [(store.Store, "fail", _forget_what_is_not_cut)],
         "a place in the spill file is given back when it is read": [(outbox.Lane, "did_read", _freed_when_read)],
@@ -122,6 +123,7 @@ MUTANTS: Final = _mutants()
 RARELY_FOUND: Final = frozenset(
     {
         "what is in a file without a name is sent",
+        "what lies behind a page that was never written is held",
         "a batch comes again whole, and what is in it is stored again",
         "records given up are left in a file that could not be cut",
         "a place in the spill file is given back when it is read",

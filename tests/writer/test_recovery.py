@@ -134,6 +134,27 @@ def test_damage_in_the_middle_costs_its_record_only_and_held_does_not_fall(tmp_p
         assert found == [1, 3, 4, 0]
 
 
+@pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
+@pytest.mark.parametrize("hole", ["within a record", "where a record begins"])
+def test_what_lies_behind_a_page_that_was_never_written_is_not_held(tmp_path: Path, file_format: str, hole: str) -> None:
+    """After a power cut, where all that was acknowledged had been synced: the proxy still has what the hole has lost."""
+    directory = tmp_path / "segments"
+    [path] = begin(directory, file_format, [chunk(number, b"x" * 3000, INSTANCE) for number in range(1, 9)])
+    Mark(directory, "w0").remove()
+    third = [*located(directory, segment.find(directory)[0])][2]
+    content = bytearray(path.read_bytes())
+    begins = third.offset if hole == "where a record begins" else (third.offset // 4096 + 1) * 4096
+    ends = (begins // 4096 + 1) * 4096
+    content[begins:ends] = bytes(ends - begins)
+    path.write_bytes(content)
+    (directory / "other").mkdir()
+    copy = Path(shutil.copy(path, directory / "other"))
+    assert recover(copy.parent, "w0").held == {INSTANCE: 8}
+    kept = 2 if begins < third.offset + third.size else 3
+    assert recover(directory, "w0", synced=True).held == {INSTANCE: kept}
+    assert [one.record.number for one in located(directory, segment.find(directory)[0])] == [*range(1, kept + 1), 0]
+
+
 def test_recovery_done_twice_changes_nothing_more(tmp_path: Path) -> None:
     begin(tmp_path / "made", "both", realistic().records)
     first = recover(tmp_path / "made", "w0")
