@@ -230,7 +230,7 @@ class Shipping:
             return
         for lane in self.outbox.lanes:
             if lane.is_spilling:
-                if lane not in self._files:
+                if lane not in self._files or lane.unnamed:
                     self._name_files()
                 self._files[lane].look(self._loop.time())
 

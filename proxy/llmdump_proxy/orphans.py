@@ -44,6 +44,7 @@ class _Orphan:
         self.peer: Peer | None = None
         # What never had a writer was never sent: one that holds it all the same holds another lane's numbers.
         lane = Lane(found.frames, sent_to=NEVER_SENT_LIMIT if found.endpoint else 0)
+        lane.unnamed = not found.endpoint
         self.outbox = Outbox(LANE_BYTES, lane)
         self.file = LaneFile(thread, spill, self.outbox, lane, found.lane, self.changed)
         self._now = asyncio.get_running_loop().time

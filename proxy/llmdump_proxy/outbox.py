@@ -105,7 +105,7 @@ class Lane:
 
     __slots__ = (
         "_held", "_in_hand", "_read", "_reading", "_sent_to", "_tail", "_under_way", "_unread", "_waiting",
-        "_window_bytes", "freed", "numbers", "open_bytes", "records", "under_way_bytes",
+        "_window_bytes", "freed", "numbers", "open_bytes", "records", "under_way_bytes", "unnamed",
     )  # fmt: skip
 
     def __init__(self, frames: Sequence[Frame] = (), sent_to: int = 0, window_bytes: int = WINDOW_BYTES) -> None:
@@ -118,11 +118,13 @@ class Lane:
         """Sent in this session and not acknowledged."""
         self.freed: list[Frame] = []
         """Frames whose place in the file is not needed any more. Whoever frees it empties the list."""
+        self.unnamed = False
+        """The file does not say whose lane it is, or may not: nothing is sent until it does."""
         self._tail: deque[Packed] = deque()
         self._in_hand: Packed | None = None  # of the tail: being written
         self._unread: deque[Frame] = deque(frames)
         self._reading: Frame | None = None
-        self._read: deque[Frame] = deque()  # read and not all held
+        self._read: deque[Frame] = deque()  # in the file and in memory, and not all held
         self._waiting: deque[Packed] = deque()
         self._under_way: deque[Packed] = deque()
         self._window_bytes = window_bytes
@@ -142,8 +144,8 @@ class Lane:
         self.records, self.numbers, self.open_bytes = [], [], 0
 
     def next(self) -> Packed | None:
-        """What to send next, or None: nothing waits, or the window is full. The same again until `went`."""
-        if not self._waiting and not self._refill():
+        """What to send next, or None: nothing waits, or it may not go yet. The same again until `went`."""
+        if self.unnamed or (not self._waiting and not self._refill()):
             return None
         packed = self._waiting[0]
         return packed if self.under_way_bytes + len(packed.body) <= self._window() else None
@@ -193,10 +195,12 @@ class Lane:
         return self._in_hand
 
     def wrote(self, frame: Frame) -> int:
-        """What `to_write` gave is in the file: the bytes of memory that this frees. None, if it was sent meanwhile."""
+        """What `to_write` gave is in the file: the bytes of memory that this frees. None, if it was sent meanwhile: then the
+        frame stays until all of it is held, as one that was read."""
         if not self._tail or self._tail[0] is not self._in_hand:
             self._in_hand = None
-            self.freed.append(frame)
+            self._read.append(frame)
+            self._free()
             return 0
         self._tail.popleft()
         self._in_hand = None
@@ -244,8 +248,7 @@ class Lane:
         """All that only memory has, in order: for the file, when the process ends. Nothing may be in its hands."""
         if self.records:
             self.pack()
-        safe_from = self._read[0].first if self._read else 1 << 64
-        front = [packed for packed in (*self._under_way, *self._waiting) if packed.numbers[0] < safe_from]
+        front = [packed for packed in (*self._under_way, *self._waiting) if not self._was_read(packed)]
         return [*front, *self._tail]
 
     def may_hold(self, held: int) -> bool:
@@ -270,8 +273,8 @@ class Lane:
 
     @property
     def is_spilling(self) -> bool:
-        """Whether there is anything for `to_write`, `to_read` or whoever frees what was `freed`."""
-        return bool(self._tail or self._unread or self.freed)
+        """Whether there is anything for `to_write`, `to_read`, or whoever frees what was `freed` or names the file."""
+        return bool(self._tail or self._unread or self.freed or self.unnamed)
 
     @property
     def _on_file(self) -> list[Frame]:
@@ -294,6 +297,12 @@ class Lane:
         frame, self._reading = self._reading, None
         assert frame is not None, "nothing is being read"
         return frame
+
+    def _was_read(self, packed: Packed) -> bool:
+        """Whether frames that are still in the file hold all of it."""
+        firsts = [frame.first for frame in self._read]
+        before = (bisect.bisect_right(firsts, number) for number in packed.numbers)
+        return all(at and number <= self._read[at - 1].last for number, at in zip(packed.numbers, before, strict=True))
 
     def _free(self) -> None:
         while self._read and self._read[0].last <= self._held:

@@ -18,8 +18,9 @@ A frame is one batch (integers big-endian):
 
 Rules for whoever edits this:
 
-- A lane is one writer's for good, so its file is too. `.writer` is written before the first frame is read back to be sent, in
-  place and without growing: it must work on a full disk. Until then nothing of the file was sent to anybody.
+- A lane is one writer's for good, so its file is too. `.writer` names it before anything of the lane is sent, from memory or
+  from the file, or the first frame is written later still. It is overwritten in place and without growing: it must work
+  on a full disk. A lane whose file names nobody was sent to nobody.
 - A write that fails leaves no trace: the segment is cut back to the last whole frame and is not appended to again.
   Only a process that died in the middle of a write leaves a torn frame. It is the last of its segment, nobody was told
   that it was written, and it is cut.
@@ -144,11 +145,10 @@ class Spill:
             self._leave_segment(lane)
         return Frame(packed.numbers[0], packed.last, len(packed.numbers), len(body), number, at, size, _runs(packed))
 
-    def read(self, lane: int, endpoint: str, frame: Frame) -> Packed:
-        """The batch of a frame, to be sent to the writer at `endpoint`. Raises OSError or FrameDamagedError."""
+    def read(self, frame: Frame) -> Packed:
+        """The batch of a frame. Raises OSError or FrameDamagedError."""
         if frame.segment not in self._segments:
             raise FileNotFoundError(errno.ENOENT, "the instance was let go of")
-        self.name_writer(lane, endpoint)
         with self._segments[frame.segment].path.open("rb", buffering=0) as file:
             return _decoded(os.pread(file.fileno(), frame.file_bytes, frame.at), frame)
 
@@ -161,8 +161,7 @@ class Spill:
         try:
             os.pwrite(fd, self._data.portable(endpoint).encode().ljust(ENDPOINT_BYTES), 0)
             if endpoint:
-                with contextlib.suppress(OSError):
-                    os.fsync(fd)
+                os.fsync(fd)
         finally:
             os.close(fd)
         self._writers[lane] = endpoint
@@ -230,9 +229,11 @@ class Spill:
 
     def _read_writer(self, lane: int) -> str:
         try:
-            return self._data.endpoint((self._directory / f"{self.instance}-{lane}.writer").read_text().strip())
+            found = self._data.endpoint((self._directory / f"{self.instance}-{lane}.writer").read_text().strip())
         except FileNotFoundError:
             return ""
+        self._writers[lane] = found
+        return found
 
     def _open_segment(self, lane: int) -> tuple[int, int]:
         number = self._last + 1

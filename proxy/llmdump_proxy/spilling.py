@@ -100,17 +100,16 @@ class LaneFile:
         self._writing: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._freeing: asyncio.Task[None] | None = None
-        self._write_at = self._read_at = self._free_at = 0.0
-        self._pause_s = PAUSE_S
+        self._naming: asyncio.Task[None] | None = None
+        self._write_at = self._read_at = self._free_at = self._name_at = 0.0
+        self._pause_s = self._name_pause_s = PAUSE_S
         self._tries = 0
         self._leaving = False
 
     def belongs_to(self, endpoint: str) -> None:
-        """The lane has this writer. Told to the file at once: from now on records of this lane may be sent to it."""
-        if endpoint != self.endpoint:
-            self.endpoint = endpoint
-            if self.lane.is_spilling:
-                self._thread.run(self._spill.name_writer, self._number, endpoint).add_done_callback(_seen)
+        """The lane has this writer. What the file has from before is given its name before anything is sent."""
+        self.endpoint = endpoint
+        self.look(asyncio.get_running_loop().time())
 
     def look(self, now: float) -> None:
         """Hand over what is to be written, read or deleted. Cheap when that is nothing."""
@@ -118,7 +117,9 @@ class LaneFile:
             return
         if self._writing is None and now >= self._write_at:
             self._writing = asyncio.create_task(self._write())
-        if self._reading is None and now >= self._read_at and self.endpoint:
+        if self._naming is None and now >= self._name_at and self.endpoint and self.lane.unnamed:
+            self._naming = asyncio.create_task(self._name())
+        if self._reading is None and now >= self._read_at and self.endpoint and not self.lane.unnamed:
             self._reading = asyncio.create_task(self._read())
         if self._freeing is None and self.lane.freed and now >= self._free_at:
             self._freeing = asyncio.create_task(self._free())
@@ -126,18 +127,18 @@ class LaneFile:
     @property
     def is_idle(self) -> bool:
         """Nothing is to be done, or in the thread's hands."""
-        return not (self.lane.is_spilling or self._writing or self._reading or self._freeing)
+        return not (self.lane.is_spilling or self._writing or self._reading or self._freeing or self._naming)
 
     async def keep(self) -> int:
         """Write all that only memory has, in order: how many records. The process ends. Stops at the first error."""
         self._leaving = True
-        await asyncio.gather(*(task for task in (self._writing, self._reading, self._freeing) if task))
+        await asyncio.gather(*(task for task in (self._writing, self._reading, self._freeing, self._naming) if task))
         kept = 0
         for packed in self.lane.left():
             try:
                 await self._thread.run(self._spill.write, self._number, self.endpoint, packed, leaving=True)
             except (OSError, SpillFullError) as err:
-                log.error("spill_refuses", error=_name(err))
+                log.error("spill_refuses", error=_code(err))
                 return kept
             kept += len(packed.numbers)
         return kept
@@ -145,15 +146,31 @@ class LaneFile:
     async def _write(self) -> None:
         try:
             while not self._leaving and (packed := self.lane.to_write()) is not None:
+                self.lane.unnamed |= not self.endpoint
                 frame = await self._thread.run(self._spill.write, self._number, self.endpoint, packed)
                 self._outbox.wrote(self.lane, frame)
                 self._wrote()
                 self._changed()
         except (OSError, SpillFullError) as err:
             self.lane.not_written()
+            self.lane.unnamed &= self.lane.count_on_file > 0  # else the first write that works names it
             self._not_written(err)
         finally:
             self._writing = None
+
+    async def _name(self) -> None:
+        """Tried again until the disk takes it: what could be read is not given up for that."""
+        try:
+            await self._thread.run(self._spill.name_writer, self._number, self.endpoint)
+        except OSError:
+            count_swallowed("spill_name_writer")
+            self._name_at = asyncio.get_running_loop().time() + self._name_pause_s
+            self._name_pause_s = min(2 * self._name_pause_s, PAUSE_S_MAX)
+            return
+        finally:
+            self._naming = None
+        self.lane.unnamed = False
+        self._changed()
 
     def _wrote(self) -> None:
         if self.failing not in {"", "full"}:
@@ -167,15 +184,15 @@ class LaneFile:
             return
         count_swallowed("spill_write")
         if self.failing in {"", "full"}:
-            log.error("spill_disk_refuses_writes", error=_name(err), instance=self._spill.instance)
-        self.failing = _name(err)
+            log.error("spill_disk_refuses_writes", error=_code(err), instance=self._spill.instance)
+        self.failing = _code(err)
         self._write_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
 
     async def _read(self) -> None:
         try:
             while not self._leaving and (frame := self._outbox.to_read(self.lane)) is not None:
-                packed = await self._thread.run(self._spill.read, self._number, self.endpoint, frame)
+                packed = await self._thread.run(self._spill.read, frame)
                 self._outbox.did_read(self.lane, packed)
                 self._tries = 0
                 self._changed()
@@ -193,7 +210,7 @@ class LaneFile:
             return
         self._tries = 0
         frame = self._outbox.lose(self.lane)
-        log.error("spilled_records_lost", records=frame.records, first=frame.first, last=frame.last, error=_name(err))
+        log.error("spilled_records_lost", records=frame.records, first=frame.first, last=frame.last, error=_code(err))
         if self.on_lost:
             self.on_lost(frame)
         self._changed()
@@ -211,13 +228,7 @@ class LaneFile:
         self._changed()
 
 
-def _seen(future: "asyncio.Future[None]") -> None:
-    """What failed is tried again before the first frame is read."""
-    if not future.cancelled() and future.exception():
-        count_swallowed("spill_name_writer")
-
-
-def _name(err: Exception) -> str:
+def _code(err: Exception) -> str:
     if isinstance(err, OSError):
         return errno.errorcode.get(err.errno or 0, "unknown")
     return "full" if isinstance(err, SpillFullError) else "damaged"

@@ -20,6 +20,8 @@ from llmdump.certificate import Retired
 from llmdump.values import integer, text
 
 FILE: Final = "deleted.jsonl"
+EMPTY: Final = "empty"
+"""The reason of a segment that had no record; no cap deleted it."""
 _READ_BYTES: Final = 4 * 1024 * 1024
 
 Spans = dict[str, tuple[int, int, int]]
@@ -34,7 +36,7 @@ class Note(NamedTuple):
     at: float
     """Seconds since 1970."""
     reason: str
-    """Which cap: `max_files`, `total_max_bytes`, `max_age`."""
+    """Which cap: `max_files`, `total_max_bytes`, `max_age`; or `EMPTY`."""
     spans: Spans
 
     @property

@@ -143,9 +143,7 @@ def check_rebuilt(data: DataDir) -> None:
 def index_tables(data: DataDir) -> dict[str, list[tuple[Any, ...]]]:
     """Every table of the index, every column; segments by name, for their numbers in the index are its own affair.
 
-    An indexer may have seen a segment that its writer had not written to when it died, and that the next one removed: a
-    rebuild never hears of it, so segments that are gone do not count. Of the full text every word and its place: how FTS5
-    lays out its own tables depends on what was written when.
+    Of the full text every word and its place: how FTS5 lays out its own tables depends on what was written when.
     """
     with contextlib.closing(apsw.Connection(str(data.index), flags=apsw.SQLITE_OPEN_READONLY)) as db:
         assert db.pragma("integrity_check") == "ok"
@@ -154,7 +152,7 @@ def index_tables(data: DataDir) -> dict[str, list[tuple[Any, ...]]]:
         db.execute("CREATE VIRTUAL TABLE temp.word USING fts5vocab (main, search, instance)")
         found = {name: _rows(db, name) for (name,) in [*db.execute(tables)]}
         found["search"] = sorted(db.execute("SELECT term, doc, col, offset FROM temp.word"))
-        return {**found, "segment": sorted(db.execute("SELECT name, offset, closed FROM segment WHERE NOT gone"))}
+        return {**found, "segment": sorted(db.execute("SELECT name, offset, closed FROM segment"))}
 
 
 def _rows(db: apsw.Connection, table: str) -> list[tuple[Any, ...]]:

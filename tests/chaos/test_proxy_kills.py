@@ -130,7 +130,7 @@ def numbers_in_spill(data: DataDir) -> dict[str, list[int]]:
     for spill in orphans(data.spill, Room(1 << 40, 0)):
         with contextlib.closing(spill):
             frames = [(one, frame) for one in spill.found() for frame in one.frames]
-            numbers_of = (spill.read(one.lane, one.endpoint, frame).numbers for one, frame in frames)
+            numbers_of = (spill.read(frame).numbers for one, frame in frames)
             found[spill.instance] = [*itertools.chain.from_iterable(numbers_of)]
     return found
 

@@ -234,6 +234,30 @@ def test_a_dead_instances_frames_that_overlap_are_sent_once_and_without_what_is_
     assert (outbox.held_bytes, sorted(session.lane.freed)) == (0, sorted(batches))
 
 
+def test_what_was_sent_while_it_was_written_stays_in_the_file_until_it_is_held() -> None:
+    """It was in the file: a proxy that is killed now must not lose it. What was sent behind it has only memory."""
+    outbox = Outbox(1000, spills=True)
+    session = in_session(outbox)
+    lane = session.lane
+    for number in range(1, 41):
+        add(outbox, lane, number, size=20)
+    packed = lane.to_write()
+    assert packed is not None
+    sent = send_all(session)
+    while not sent or sent[-1].last < packed.last:
+        session.receive(Ack(nonce(1), sent[0].last), 0.0)
+        sent = [*sent[1:], *send_all(session)]
+    frame = Frame(packed.numbers[0], packed.last, len(packed.numbers), len(packed.body), 1, 0, 0)
+    outbox.wrote(lane, frame)
+    session.receive(Ack(nonce(1), packed.last - 1), 0.0)
+    assert (lane.freed, lane.count_on_file) == ([], frame.records)
+    left = [number for one in lane.left() for number in one.numbers]
+    assert packed.last + 1 in left
+    assert not {*left} & {*packed.numbers}
+    session.receive(Ack(nonce(1), packed.last), 0.0)
+    assert lane.freed == [frame]
+
+
 # --- acknowledging and resending
 
 

@@ -65,7 +65,7 @@ def test_a_batch_is_read_as_it_was_written_with_its_holes(data: DataDir) -> None
         (3, 3, 1), (4, 1 << 31, 4), (1 << 40, (1 << 40) + 7, 2),
     ]  # fmt: skip
     for frame, batch in zip(frames, batches, strict=True):
-        assert same(spill.read(0, ENDPOINT, frame), batch)
+        assert same(spill.read(frame), batch)
         assert numbers_of(frame) == [*batch.numbers], "what is lost if it cannot be read"
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in data.spill.iterdir())
     spill.close()
@@ -85,7 +85,7 @@ def test_a_dead_instances_file_is_found_by_one_with_its_lanes_apart(data: DataDi
     ]  # fmt: skip
     assert not [*orphans(data.spill, room())], "another has it in hand"
     assert used.used_bytes == sum(path.stat().st_size for path in data.spill.glob("*.spill"))
-    assert same(found.read(0, "ipc://w0", lanes[0].frames[1]), packed(7))
+    assert same(found.read(lanes[0].frames[1]), packed(7))
     found.free([frame for one in lanes for frame in one.frames])
     assert used.used_bytes == 0
     found.close()
@@ -123,7 +123,7 @@ def test_a_segment_with_any_byte_changed_gives_all_frames_but_that_one(data: Dat
         readable = []
         for frame in dead.found()[0].frames:
             with contextlib.suppress(FrameDamagedError):
-                readable += dead.read(0, ENDPOINT, frame).numbers
+                readable += dead.read(frame).numbers
         whole = [number for frame in frames if not frame.at <= at < frame.at + frame.file_bytes for number in numbers_of(frame)]
         assert readable == whole, at
         os.close(lock)
@@ -141,10 +141,10 @@ def test_a_frame_with_any_byte_changed_is_not_read(data: DataDir) -> None:
     for at in range(len(content)):
         path.write_bytes(content[:at] + bytes((content[at] ^ 1,)) + content[at + 1 :])
         with pytest.raises(FrameDamagedError):
-            spill.read(0, ENDPOINT, frame)
+            spill.read(frame)
     path.write_bytes(content[:-1])
     with pytest.raises(FrameDamagedError):
-        spill.read(0, ENDPOINT, frame)
+        spill.read(frame)
     spill.close()
 
 
@@ -167,7 +167,7 @@ def test_segments_are_deleted_when_none_of_their_frames_is_needed_and_the_limit_
     spill.free(frames[:10])
     assert len(files(data, ".spill")) < segments
     assert used.used_bytes == sum(path.stat().st_size for path in data.spill.glob("*.spill"))
-    assert same(spill.read(0, ENDPOINT, frames[10]), packed(11, size=50_000))
+    assert same(spill.read(frames[10]), packed(11, size=50_000))
     spill.free(frames[10:])
     spill.close()
     assert (used.used_bytes, files(data)) == (0, [])
@@ -195,8 +195,8 @@ def test_a_write_that_fails_half_way_leaves_no_trace(data: DataDir) -> None:
         spill.write(0, ENDPOINT, packed(2, size=5000))
     assert used.used_bytes == before == sum(path.stat().st_size for path in data.spill.glob("*.spill"))
     second = spill.write(0, ENDPOINT, packed(2, size=5000))
-    assert same(spill.read(0, ENDPOINT, first), packed(1, size=5000))
-    assert same(spill.read(0, ENDPOINT, second), packed(2, size=5000))
+    assert same(spill.read(first), packed(1, size=5000))
+    assert same(spill.read(second), packed(2, size=5000))
     spill.close()
 
 
@@ -375,6 +375,31 @@ async def test_a_disk_that_does_not_answer_slows_nothing(data: DataDir) -> None:
 
 
 @on_loop
+async def test_until_the_file_names_its_writer_nothing_is_sent_and_nothing_is_given_up(data: DataDir) -> None:
+    """A proxy killed after it sent some of a lane that has no name would leave a file that no writer takes."""
+    endpoint, path = data.writer_endpoint(0), data.root / "stored"
+    shipping = shipping_for(data, endpoint, capture_memory_bytes=MIB)
+    await shipping.start()
+    taken = await ship_all(shipping, 1, 8000)
+    await until(lambda: shipping.outbox.memory_bytes < MIB * 0.75)
+    name = data.spill / "0123456789abcdef-0.writer"
+    assert name.read_bytes().strip() == b""
+    name.rename(data.spill / "away")
+    name.mkdir()
+    before = admin.swallowed.get("spill_name_writer", 0)
+    with WriterProcess(endpoint, path):
+        await until(
+            lambda: admin.swallowed.get("spill_name_writer", 0) >= before + 6, WITHIN_S
+        )  # so often a frame is tried to read
+        assert (shipping.writers_connected, shipping.outbox.sent, shipping.outbox.lost) == (1, 0, 0)
+        name.rmdir()
+        assert await shipping.drain(WITHIN_S)
+    assert shipping.outbox.lost == 0
+    await shipping.close()
+    assert path.read_bytes() == b"".join(line(number) for number in taken)
+
+
+@on_loop
 async def test_a_damaged_frame_costs_its_records_and_no_other(data: DataDir) -> None:
     endpoint, path, told = data.writer_endpoint(0), data.root / "stored", list[Frame]()
     shipping = shipping_for(data, endpoint, capture_memory_bytes=MIB)
@@ -504,7 +529,7 @@ async def test_what_a_killed_proxy_has_spilled_is_sent_by_the_next_one_once(data
 
 def frames_of_dead(data: DataDir) -> list[list[int]]:
     (dead,) = [*orphans(data.spill, room())]
-    frames = [[*dead.read(one.lane, one.endpoint, frame).numbers] for one in dead.found() for frame in one.frames]
+    frames = [[*dead.read(frame).numbers] for one in dead.found() for frame in one.frames]
     dead.close()
     return frames
 

@@ -14,7 +14,8 @@ Of each file is kept, beside it:
 
     fsync       pending becomes durable. If it fails, as on Linux: EIO once; of what was pending some is on disk and
                 some never will be, the page cache shows all of it, and the next fsync says that all is well
-    power cut   durable, and of pending the first few, the last of them perhaps torn at any byte. Names in a directory
+    power cut   durable, and of pending the first few, the last of them perhaps torn at any byte; or any pages of it, in no
+                order, between zeros. Names in a directory
                 likewise: made, removed and renamed in order, up to some point after the last sync of the directory
     kill        takes nothing; descriptors are closed, locks with them
     full        a write takes what there is room for, then ENOSPC
@@ -25,6 +26,7 @@ Of each file is kept, beside it:
 
 import errno
 import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,6 +42,7 @@ _real = {
 }
 QUICK_S = 0.00005
 SYNC_S = 0.002
+PAGE_BYTES = 4096
 
 
 class File:
@@ -55,6 +58,15 @@ class File:
         for at, content in self.pending[:count]:
             _apply(self.durable, at, content)
         del self.pending[:count]
+
+    def settle_pages(self, rng: random.Random) -> None:
+        """Of what is pending, any pages are durable, and the size; the others are as they were, or zeros."""
+        before, count = bytes(self.durable), len(self.pending)
+        self.settle(count)
+        for at in range(0, len(self.durable), PAGE_BYTES):
+            if rng.random() < 0.5:
+                size = len(self.durable[at : at + PAGE_BYTES])
+                self.durable[at : at + size] = before[at : at + size].ljust(size, b"\0")
 
 
 def _apply(image: bytearray, at: int, content: bytes | None) -> None:
@@ -150,6 +162,9 @@ class Disk:
         rng = self.world.random
         volume.settle_names(rng.randint(0, len(volume.name_changes)))
         for file in volume.durable_names.values():
+            if rng.random() < 0.3 and all(content is not None for _, content in file.pending):
+                file.settle_pages(rng)
+                continue
             file.settle(rng.randint(0, len(file.pending)))
             if file.pending and rng.random() < 0.7:
                 at, content = file.pending[0]
@@ -190,10 +205,15 @@ class Disk:
         return fd
 
     def close(self, fd: int) -> None:
-        self.world.check_alive()
+        current, found = self.world.current, self._open.get(fd)
+        process = current.process if current else None
+        if (process and not process.alive) or (found and found.owner is not process):
+            # What a dead process had open is closed, and the number may be another's. No Killed: it may be a generator that
+            # ends, where nobody hears it; the next call of the process raises it.
+            return
         self._open.pop(fd, None)
-        if self.world.current:
-            self.world.current.process.fds.discard(fd)
+        if process:
+            process.fds.discard(fd)
         _real["close"](fd)
 
     def pipe2(self, flags: int) -> tuple[int, int]:

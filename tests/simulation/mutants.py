@@ -50,6 +50,14 @@ def _forget_under_way(self: outbox.Lane) -> None:
     self.under_way_bytes = 0
 
 
+def _next_of_a_lane_without_name(self: outbox.Lane) -> Any:
+    unnamed, self.unnamed = self.unnamed, False
+    try:
+        return _next(self)
+    finally:
+        self.unnamed = unnamed
+
+
 def _any_seq(self: sessions.Instance, nonce: bytes, seq: int, now: float) -> sessions.Verdict:
     self.next_seq = seq + 1
     return sessions.Verdict.TAKE if nonce == self.nonce else sessions.Verdict.LEAVE
@@ -64,13 +72,13 @@ def _forget_what_is_not_cut(self: store.Store, buffer: Any) -> None:
     self._uncut.clear()
 
 
-def _nothing_held(*args: Any) -> recovery.Found:
-    return _recover(*args)._replace(held={})
+def _nothing_held(*args: Any, **more: Any) -> recovery.Found:
+    return _recover(*args, **more)._replace(held={})
 
 
 _sync, _take, _did_read = appender.Appender.sync, capture.Capture._take, outbox.Lane.did_read
 _judge, _fail, _recover = sessions.Instance.judge, store.Store.fail, recovery.recover
-_release, _add = outbox.Lane.release, outbox.Outbox.add
+_release, _add, _next = outbox.Lane.release, outbox.Outbox.add, outbox.Lane.next
 
 
 def _over_budget(self: outbox.Outbox, lane: outbox.Lane, number: int, one: bytes, reserve: bool = False) -> bool:
@@ -84,6 +92,7 @@ def _mutants() -> dict[str, Patches]:
     from llmdump_writer import main
 
     return {
+        "what is in a file without a name is sent": [(outbox.Lane, "next", _next_of_a_lane_without_name)],
         "acknowledged before it is synced": [(appender.Appender, "sync", _sync_that_does_nothing)],
         "a failed sync is tried again on the same file": [(appender.Appender, "sync", _sync_tried_again)],
         "the directory is not synced": [(appender, "sync_directory", lambda directory: None)],
@@ -94,6 +103,7 @@ def _mutants() -> dict[str, Patches]:
         "a restarted writer does not say what it holds": [(main, "recover", _nothing_held)],
         "the order of batches is not checked": [(sessions.Instance, "judge", _any_seq)],
         "a batch of any session is taken": [(sessions.Instance, "judge", _any_nonce)],
+        "what lies behind a page that was never written is held": [(recovery, "_has_hole", lambda damage, offset: False)],
         "a torn tail is not cut": [(recovery, "_close", lambda path, name, kept: 0)],
         "records given up are left in a file that could not be cut": [(store.Store, "fail", _forget_what_is_not_cut)],
         "a place in the spill file is given back when it is read": [(outbox.Lane, "did_read", _freed_when_read)],
@@ -112,6 +122,8 @@ def _mutants() -> dict[str, Patches]:
 MUTANTS: Final = _mutants()
 RARELY_FOUND: Final = frozenset(
     {
+        "what is in a file without a name is sent",
+        "what lies behind a page that was never written is held",
         "a batch comes again whole, and what is in it is stored again",
         "records given up are left in a file that could not be cut",
         "a place in the spill file is given back when it is read",

@@ -170,6 +170,8 @@ class Network:
     def heal(self) -> None:
         self._cut_until.clear()
         self.slow_s = self.loss = 0.0
+        for connection in [one for one in self.living() if one.half_open]:
+            connection.end()
 
     def living(self) -> list[Connection]:
         self.connections = [one for one in self.connections if one.open]

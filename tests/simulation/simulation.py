@@ -282,6 +282,8 @@ class Simulation:
         for slot in [*self.writers]:
             self._kill_writer(slot)
         self.disk.power_cut(self.segments)
+        for mark in self.data.run.glob("*.durable"):  # of another boot, if it is there at all: nobody heeds it
+            mark.unlink()
 
     def _power_cut_at_proxies(self) -> None:
         for run in self.runs:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmdump import record, segment, window, wire
-from llmdump.certificate import DELETED, UNKNOWN
+from llmdump.certificate import UNKNOWN
 from llmdump.commands import verify
 from llmdump.data_dir import DataDir
 from llmdump.segment import Located, SegmentFile
@@ -148,6 +148,8 @@ class Truth:
         survey = found.survey
         if survey.damages or survey.duplicates or survey.torn_bytes:
             raise Violation(f"damage in healthy files: {survey.damages} {survey.duplicates=} {survey.torn_bytes=}")
+        if survey.deleted:
+            raise Violation(f"nothing was deleted, and not there is said to be: {survey.deleted}")
         certified = {one.statement.instance: one for one in found.instances}
         for name in sorted({*stored, *self.instances}):
             if name not in self.instances:
@@ -187,7 +189,7 @@ class Truth:
             raise Violation(f"{one.name}: the certificate names other numbers as missing than are")
         for number, reason in told.items():
             right = one.dropped.get(number) or ("spill_unreadable" if number in one.unreadable else UNKNOWN)
-            if reason != right and not (reason in {UNKNOWN, DELETED} and (state == "died" or one.given_up)):
+            if reason != right and not (reason == UNKNOWN and (state == "died" or one.given_up)):
                 raise Violation(f"{one.name}: {number} is missing because of {right}, told is {reason}")
 
 

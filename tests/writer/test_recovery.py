@@ -8,7 +8,11 @@ import pytest
 
 from llmdump import record, segment
 from llmdump.data_dir import DataDir
+from llmdump.durable import Mark
+from llmdump.retention import Notes
 from llmdump.settings import Settings
+from llmdump.survey import Survey
+from llmdump_writer.buffer import Buffer
 from llmdump_writer.catalog import Catalog
 from llmdump_writer.recovery import recover
 from llmdump_writer.rotation import Limits
@@ -130,6 +134,27 @@ def test_damage_in_the_middle_costs_its_record_only_and_held_does_not_fall(tmp_p
         assert found == [1, 3, 4, 0]
 
 
+@pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
+@pytest.mark.parametrize("hole", ["within a record", "where a record begins"])
+def test_what_lies_behind_a_page_that_was_never_written_is_not_held(tmp_path: Path, file_format: str, hole: str) -> None:
+    """After a power cut, where all that was acknowledged had been synced: the proxy still has what the hole has lost."""
+    directory = tmp_path / "segments"
+    [path] = begin(directory, file_format, [chunk(number, b"x" * 3000, INSTANCE) for number in range(1, 9)])
+    Mark(directory, "w0").remove()
+    third = [*located(directory, segment.find(directory)[0])][2]
+    content = bytearray(path.read_bytes())
+    begins = third.offset if hole == "where a record begins" else (third.offset // 4096 + 1) * 4096
+    ends = (begins // 4096 + 1) * 4096
+    content[begins:ends] = bytes(ends - begins)
+    path.write_bytes(content)
+    (directory / "other").mkdir()
+    copy = Path(shutil.copy(path, directory / "other"))
+    assert recover(copy.parent, "w0").held == {INSTANCE: 8}
+    kept = 2 if begins < third.offset + third.size else 3
+    assert recover(directory, "w0", synced=True).held == {INSTANCE: kept}
+    assert [one.record.number for one in located(directory, segment.find(directory)[0])] == [*range(1, kept + 1), 0]
+
+
 def test_recovery_done_twice_changes_nothing_more(tmp_path: Path) -> None:
     begin(tmp_path / "made", "both", realistic().records)
     first = recover(tmp_path / "made", "w0")
@@ -147,6 +172,54 @@ def test_held_is_the_highest_of_all_segments_and_numbers_go_on(tmp_path: Path) -
     found = recover(tmp_path, "w0")
     assert found.held == {INSTANCE: 5, other: 11}
     assert found.next_number == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"\xa5emagic"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_segment_without_a_whole_record_leaves_no_hole(tmp_path: Path, marked: bool, content: bytes) -> None:
+    """Its number is used again if its writer let nobody look at it; else, as after a power cut, it is noted as deleted."""
+    directory = tmp_path / "segments"
+    begin(directory, "cbor", [chunk(1, b"x", INSTANCE)], close=True)
+    mark = Mark(directory, "w0")
+    mark.set(2, {})
+    if not marked:
+        mark.remove()
+    (directory / "w0-00000002.cbor").write_bytes(content)
+    numbers = [recover(directory, "w0").next_number for _ in range(2)]
+    assert numbers == [2, 2] if marked else [3, 3]
+    survey = Survey()
+    notes = Notes(directory)
+    notes.read()
+    survey.read(directory, [segment.Name("w0", 2, "cbor")][: not marked], notes.deleted(), lambda _: None, 0.0, lambda _: None)
+    assert (survey.deleted, survey.files) == ([], 1)
+
+
+def test_a_segment_given_up_whole_leaves_no_hole(tmp_path: Path) -> None:
+    directory = tmp_path / "segments"
+    begin(directory, "both", [])
+    settings = Settings(capture_format="both")
+    store = Store(catalog_of(directory, settings), settings, "w0", 1)
+    given_up = store.begin()
+    fill(store, given_up)
+    (directory / "w0-00000001.cbor").mkdir()  # the JSONL file is written, then this one fails
+    with pytest.raises(FileExistsError):
+        store.write(given_up)
+    (directory / "w0-00000001.cbor").rmdir()
+    store.fail(given_up)
+    assert not list(directory.iterdir())
+    store.probe()
+    again = store.begin()
+    fill(store, again)
+    store.write(again)
+    store.close(again)
+    assert [name.number for name in segment.find(directory)] == [1, 1]
+    assert store.begin().number == 2
+
+
+def fill(store: Store, buffer: Buffer) -> None:
+    """A record is to be written."""
+    one = chunk(1, b"x", INSTANCE)
+    buffer.add(INSTANCE, [1], [len(one)], one, 0.0, b"".join(store.converter.lines(record.decode(one))))
 
 
 def test_other_writers_files_are_left_alone(tmp_path: Path) -> None:

@@ -82,6 +82,11 @@ class Catalog:
             self._active_bytes = min(wanted, spare)
             return self._active_bytes
 
+    def note_empty(self, name: Name) -> None:
+        """Nothing is kept of this segment, and a reader may know it. Blocking."""
+        with self._lock:
+            self._deletions.note_empty(name.segment)
+
     def look_at_ages(self) -> None:
         """Delete what is too old. Cheap enough to be called at every turn. Blocking."""
         now = time.monotonic()

@@ -6,6 +6,7 @@ the whole one follows. All writers of a data directory append to the same file, 
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ import orjson
 
 from llmdump import log
 from llmdump.admin import count_swallowed
-from llmdump.retention import FILE
+from llmdump.retention import EMPTY, FILE
 from llmdump_writer.appender import write_all
 from llmdump_writer.footer import Spans
 
@@ -35,6 +36,10 @@ class Deletions:
         }  # fmt: skip
         self._pending = [*self._pending[1 - PENDING_LINES_MAX :], orjson.dumps(line) + b"\n"]
         self.write()
+
+    def note_empty(self, segment: str) -> None:
+        """Write down that there is no segment of this name any more, and that it never had a record."""
+        self.note(segment, time.time(), EMPTY, 0, {}, indexed=False)
 
     def write(self) -> None:
         """Write the lines that could not be written before, if there are any."""

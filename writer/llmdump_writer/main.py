@@ -79,7 +79,7 @@ class Writer:
         """Recover what is on disk. Blocking. Raises OSError."""
         settings, directory = process.settings, process.data.segments
         name = f"w{process.presence.card.slot}"
-        found = recover(directory, name)
+        found = recover(directory, name, synced=settings.fsync == "flush")
         self._torn_bytes = found.torn_bytes
         self.catalog = Catalog(process.data, Limits.of(settings), found.closed)
         self.store = Store(self.catalog, settings, name, found.next_number)

@@ -6,14 +6,19 @@
     plain with a footer              closed                                            → read; to be sealed
     plain without one                active when its writer died, or suspect           → read whole, its torn tail cut
                                      off, synced, given a footer; to be sealed
-    plain with no whole record       nothing was ever acknowledged from it             → removed
+    plain with no whole record       nothing was ever acknowledged from it             → removed, and its number is used again
+
 
 After a kill, records may be in the page cache that were never synced; they are read here and so are held from now on:
 hence the sync. A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
 
+After a power cut pages may have reached the disk out of order: a hole of zeros, and whole records behind it. Where all that was
+acknowledged had been synced, nothing acknowledged lies behind a hole, and held must not rise over it: it is the torn tail.
+
 A writer always goes on in a new segment, numbered above all it finds and all that were deleted: whoever knows a segment
-by its name will not look at it again. What retention deleted is held as well (see `llmdump.retention`): nobody needs to
-send it again.
+by its name will not look at it again. Numbers have no hole, or it would be taken for a deleted segment: one that is removed
+is used again if no reader can have looked at it, which the mark tells (see `llmdump.durable`), else written down as deleted
+with no records. What retention deleted is held as well (see `llmdump.retention`): nobody needs to send it again.
 """
 
 import os
@@ -32,12 +37,15 @@ from llmdump.segment import Damage, Located, Name
 from llmdump_writer import footer
 from llmdump_writer.appender import sync_directory, write_all
 from llmdump_writer.catalog import Closed
+from llmdump_writer.deletions import Deletions
 from llmdump_writer.footer import Spans
 from llmdump_writer.lines import Converter
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Read at a time; more only for a record that is larger."""
 FOOTER_BYTES_MAX: Final = 16 * 1024 * 1024
+PAGE_BYTES: Final = 4096
+"""What reaches a disk whole or not at all; larger pages are several of these."""
 _TAIL_BYTES: Final = 64 * 1024
 
 Read = Callable[[int, int], bytes]
@@ -65,18 +73,22 @@ class _Whole(NamedTuple):
     """Where the last whole record ends."""
 
 
-def recover(directory: Path, writer: str) -> Found:
-    """Put the files of `writer` in order and tell what they hold. Raises OSError where the disk refuses that."""
+def recover(directory: Path, writer: str, *, synced: bool = False) -> Found:
+    """Put the files of `writer` in order and tell what they hold. Raises OSError where the disk refuses that.
+
+    `synced`: whatever was acknowledged had been synced before.
+    """
     _remove_leftovers(directory, writer)
     names = [name for name in segment.find(directory) if name.writer == writer]
     notes = _notes(directory)
     held = _held_and_deleted(notes, writer)
     unsealed: list[Name] = []
     closed: dict[int, Closed] = {}
-    torn_bytes = 0
+    torn_bytes, last_number = 0, notes.last_number(writer)
     for number in sorted({name.number for name in names}):
         twins = [name for name in names if name.number == number]
-        spans, cut = _recover_segment(directory, twins)
+        unseen = not any(_may_be_known(directory, name) for name in twins)
+        spans, cut = _recover_segment(directory, twins, synced=synced)
         torn_bytes += cut
         for instance, (_, last, _) in spans.items():
             held[instance] = max(last, held.pop(instance, 0))
@@ -84,10 +96,17 @@ def recover(directory: Path, writer: str) -> Found:
         if stats:
             sizes = {name: stat.st_size for name, stat in stats.items()}
             closed[number] = Closed(sizes, max(stat.st_mtime for stat in stats.values()), spans)
+        elif not unseen:
+            Deletions(directory).note_empty(twins[0].segment)
+        if stats or not unseen:
+            last_number = max(number, last_number)
         unsealed += [name for name in twins if not name.sealed and (directory / name.file).exists()]
-    last_number = max((name.number for name in names), default=0)
-    last_number = max(last_number, notes.last_number(writer))
     return Found(held, closed, last_number + 1, unsealed, torn_bytes)
+
+
+def _may_be_known(directory: Path, name: Name) -> bool:
+    """Whether a reader may have looked at a file: not if its writer never let one."""
+    return name.sealed or durable.limit(directory, name) > 0
 
 
 def _notes(directory: Path) -> Notes:
@@ -135,14 +154,14 @@ def _settle_twins(plain: Path, sealed: Path) -> None:
 # --- one segment, in one format or two
 
 
-def _recover_segment(directory: Path, twins: list[Name]) -> tuple[Spans, int]:
+def _recover_segment(directory: Path, twins: list[Name], *, synced: bool) -> tuple[Spans, int]:
     """What a segment holds, and how many bytes were cut off."""
     footers = {name: _footer_of(directory, name) for name in twins}
     if all(footers.values()):
         return _merged([footer.spans(found) for found in footers.values() if found]), 0
-    wholes = {name: _read_whole(directory, name) for name in twins}
+    wholes = {name: _read_whole(directory, name, synced=synced) for name in twins}
     limit = {} if _lacks_its_twin(directory, twins) else _common(list(wholes.values()))
-    kept = {name: _within(directory, name, whole, limit) for name, whole in wholes.items()}
+    kept = {name: _within(directory, name, whole, limit, synced=synced) for name, whole in wholes.items()}
     open_ones = [name for name, found in footers.items() if not found and not name.sealed]
     cut = sum(_close(directory / name.file, name, kept[name]) for name in open_ones)
     return _merged([whole.spans for whole in kept.values()]), cut
@@ -171,10 +190,10 @@ def _lacks_its_twin(directory: Path, twins: list[Name]) -> bool:
     return b'"x_formats":"both"' in first
 
 
-def _within(directory: Path, name: Name, whole: _Whole, limit: dict[str, int]) -> _Whole:
+def _within(directory: Path, name: Name, whole: _Whole, limit: dict[str, int], *, synced: bool) -> _Whole:
     """The part of a file before the first record that its twin does not have; mostly all of it."""
     within = all(last <= limit.get(instance, 0) for instance, (_, last, _) in whole.spans.items())
-    return whole if within else _read_whole(directory, name, limit)
+    return whole if within else _read_whole(directory, name, limit, synced=synced)
 
 
 def _close(path: Path, name: Name, kept: _Whole) -> int:
@@ -265,14 +284,16 @@ def _record_to_end(content: bytes, file_format: str) -> Record | None:
     return first.record if isinstance(first, Located) and first.size == len(content) else None
 
 
-def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None) -> _Whole:
+def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None, *, synced: bool) -> _Whole:
     """All records of a file, or those before the first beyond its instance's `limit`."""
     spans: Spans = {}
     records = end = 0
     try:
         with segment.SegmentFile(directory, name.segment) as file:
             limit_bytes = durable.limit(directory, name)
-            for located in _records(file.read, name.format, limit_bytes):
+            # A mark that holds is of this boot: there was no power cut.
+            until_hole = synced and limit_bytes > file.size
+            for located in _records(file.read, name.format, limit_bytes, until_hole=until_hole):
                 one = located.record
                 if one.kind == footer.KIND:
                     continue
@@ -285,7 +306,7 @@ def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None
     return _Whole(spans, records, end)
 
 
-def _records(read: Read, file_format: str, durable_bytes: int) -> Iterator[Located]:
+def _records(read: Read, file_format: str, durable_bytes: int, *, until_hole: bool) -> Iterator[Located]:
     """The records of a file, read in windows; damage is passed over and counted.
 
     Where something looks cut short at the end of the file but whole records follow, they are kept if it lies in what was
@@ -299,6 +320,8 @@ def _records(read: Read, file_format: str, durable_bytes: int) -> Iterator[Locat
         for found in _scan(file_format, content, at, durable_bytes, at_end=at_end):
             at = found.offset + found.size
             if isinstance(found, Damage):
+                if until_hole and _has_hole(content[found.offset - before : at - before], found.offset):
+                    return
                 count_swallowed("recovery_damage")
                 log.error("segment_damaged", offset=found.offset, bytes=found.size)
             else:
@@ -306,6 +329,14 @@ def _records(read: Read, file_format: str, durable_bytes: int) -> Iterator[Locat
         if at_end or size > 2 * RECORD_BYTES_MAX:
             return
         size = WINDOW_BYTES if at > before else 2 * size
+
+
+def _has_hole(damage: bytes, offset: int) -> bool:
+    """Whether a page of it, or what of its first page lies in it, was never written. No record begins with zeros."""
+    first = PAGE_BYTES - offset % PAGE_BYTES
+    starts = (0, *range(first, len(damage) - PAGE_BYTES + 1, PAGE_BYTES))
+    ends = (first, *(start + PAGE_BYTES for start in starts[1:]))
+    return any(not any(damage[start:end]) for start, end in zip(starts, ends, strict=True))
 
 
 def _scan(file_format: str, content: bytes, base: int, durable_bytes: int, *, at_end: bool) -> Iterator[Located | Damage]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from llmdump import log
+from llmdump import durable, log
 from llmdump.admin import count_swallowed
 from llmdump.durable import Mark
 from llmdump.metrics import SHORT_S, Histogram
@@ -113,6 +113,8 @@ class Store:
         Where the disk refuses even to cut the file back, `probe` does it before anything is stored or said again:
         what is sent once more must not stand in an older file (docs/wire.md, rule 2).
         """
+        if not any(buffer.sizes.values()):
+            self._leave_no_hole(buffer)
         self._abandon(buffer)
         self._close_files()
         for one, keep_bytes in buffer.sizes.items():
@@ -122,6 +124,17 @@ class Store:
         files = self._add_to_catalog(buffer)
         if files:
             log.warning("segment_suspect", file=files[0].segment, kept_bytes=sum(buffer.sizes.values()))
+
+    def _leave_no_hole(self, buffer: Buffer) -> None:
+        """Nothing of the segment is kept: use its number again, unless a reader may know it (see `recovery`)."""
+        try:
+            known = bool(self._appenders) and any(durable.limit(self.catalog.directory, one) for one in buffer.names.values())
+        except OSError:
+            known = True
+        if known:
+            self.catalog.note_empty(next(iter(buffer.names.values())))
+        else:
+            self._next_number = buffer.number
 
     def _add_to_catalog(self, buffer: Buffer) -> list[Name]:
         files = {buffer.names[one]: size for one, size in buffer.sizes.items() if size}
