@@ -178,12 +178,9 @@ def _check_host(raw: bytes, host: bytes | None, minor: bytes) -> None:
 def _fields(raw: bytes) -> _Fields:
     """The fields that matter here, by their name in lower case; several of a name are one list (RFC 9110 section 5.3)."""
     fields: _Fields = {}
-    for name, value in _FIELDS.findall(raw):
-        name, value = name.lower(), value.rstrip(b" \t")
-        if name not in fields:
-            fields[name] = value
-        else:
-            fields[name] += b"," + value
+    for sent_name, padded in _FIELDS.findall(raw):
+        name, value = sent_name.lower(), padded.rstrip(b" \t")
+        fields[name] = fields[name] + b"," + value if name in fields else value
     return fields
 
 

@@ -31,7 +31,7 @@ def _walled(tell: Callable[Concatenate["Journal", Capture, _P], None]) -> Callab
         capture = self._capture
         if capture is None:
             return
-        made = capture.made
+        made = capture.recorder.made
         try:
             tell(self, capture, *args, **kwargs)
         except Exception as err:  # the wall: no fault of capture may reach forwarding
