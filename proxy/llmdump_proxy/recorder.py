@@ -94,6 +94,8 @@ class Recorder:
 
     def tell_gaps(self, ts: float) -> None:
         """Name the numbers that were dropped since the last time, if there is room to."""
+        if not self._gaps:
+            return
         gaps, self._gaps = self._gaps, {}
         for reason, numbers in gaps.items():
             extra, count = entries({"x_gap": numbers, "x_why": reason})
@@ -160,7 +162,7 @@ class Capture:
         """Chunks so far, by direction."""
         self.recorder = recorder
         self._lane = recorder.shelf.lane(exchange)
-        self._identity = Identity(recorder.instance, exchange, {"sid": session, "be": backend})
+        self._identity = _shared(recorder.instance, session, backend).of(exchange)
         self._levels = levels
         # Bodies are recorded whole and at once: then a chunk takes the short way.
         self._as_is = levels == EVERYTHING and not recorder.truncate_bytes and recorder.redaction is None
@@ -224,7 +226,7 @@ class Capture:
     ) -> None:
         """The exchange is over; `own_ns` is our own time: first response bytes, worst read, sum."""
         self._flush_redactors()
-        first, worst, total = (min(ns // 1000, _U32_MAX) for ns in own_ns)
+        first, worst, total = [min(ns // 1000, _U32_MAX) for ns in own_ns]
         fields = _END_FIELDS.pack(
             b"\x62se\xf5", b"\x62tc\x1a", self.indexes[BACKEND_TO_PROXY], b"\x62tb\x1b", response_bytes,
             b"\x65x_req\x1b", request_bytes, b"\x65x_own\x83\x1a", first, b"\x1a", worst, b"\x1a", total,
@@ -288,6 +290,12 @@ class Capture:
         for direction, redactor in enumerate(self._redactors):
             for held in redactor.flush() if redactor else ():
                 self._payload(held, direction)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(instance: str, session: str, backend: str) -> Identity:
+    """What the exchanges of one client connection have in common."""
+    return Identity(instance, common={"sid": session, "be": backend})
 
 
 @functools.lru_cache(maxsize=256)

@@ -43,6 +43,16 @@ class Masked(NamedTuple):
     key_hash: str
     secrets: tuple[bytes, ...]
     """The credentials that were in it, without their scheme; they stay in this process."""
+    lines: tuple[tuple[bytes, bytes], ...] | None = ()
+    """The lines with them and what stands for these, if whole lines are all that was masked; else None."""
+
+    def same_in(self, head: bytes) -> bytes | None:
+        """Another head with lines of this one, its credentials masked too. None if that cannot be told from lines."""
+        if self.lines is None:
+            return None
+        for line, masked in self.lines:
+            head = head.replace(line, masked)
+        return head
 
 
 @functools.lru_cache(maxsize=4096)
@@ -77,6 +87,7 @@ class Secrets:
         found = _Found()
         # With a line end before the first line, a pattern can begin with one, and the search for lines is done in C.
         masked = self._broken_field.sub(found.field, head) if broken else self._field.sub(found.line, b"\n" + head)[1:]
+        in_lines = len(found.secrets)
         if b"?" in masked or broken:
             masked = (self._broken_query if broken else self._query).sub(found.query, masked)
         if b"@" in masked:
@@ -85,21 +96,28 @@ class Secrets:
             masked = _SUBPROTOCOL_KEY.sub(found.subprotocol, masked)
         if not found.secrets:
             return Masked(head, NO_KEY, ())
-        return Masked(head if self._keep else masked, found.key_hash(), tuple(found.secrets))
+        if self._keep:
+            return Masked(head, found.key_hash(), tuple(found.secrets))
+        lines = None if broken or len(found.secrets) > in_lines else tuple(found.lines)
+        return Masked(masked, found.key_hash(), tuple(found.secrets), lines)
 
 
 class _Found:
     """The credentials of one head, as they are found."""
 
-    __slots__ = ("keys", "secrets")
+    __slots__ = ("keys", "lines", "secrets")
 
     def __init__(self) -> None:
         self.keys: dict[bytes, bytes] = {}
         self.secrets: list[bytes] = []
+        self.lines: list[tuple[bytes, bytes]] = []
 
     def line(self, match: re.Match[bytes]) -> bytes:
         """What to put for a field and the line end before it."""
-        return b"\n" + self.field(match)
+        masked = b"\n" + self.field(match)
+        # Up to its end, or else a line would be found where it is the beginning of a longer one.
+        self.lines.append((match[0] + b"\r", masked + b"\r"))
+        return masked
 
     def field(self, match: re.Match[bytes]) -> bytes:
         """What to put for a field."""

@@ -82,19 +82,27 @@ _TO_LENGTH: Final = [b"\x64meta\xb8%c\x63x_l\x1a" % count for count in range(256
 class Identity:
     """What all records of one exchange share, encoded once: who recorded it, which exchange, connection, backend."""
 
-    __slots__ = ("common", "entries", "prefix", "size_bytes", "suffix")
+    __slots__ = ("_instance", "entries", "prefix", "size_bytes", "suffix")
 
     def __init__(self, instance: str, exchange: str = NO_EXCHANGE, common: Mapping[str, Any] | None = None) -> None:
         """`instance` is 16 ASCII characters, `exchange` 36; `common` goes into the meta of every record."""
         if len(instance) != 16 or len(exchange) != 36:
             raise ValueError(f"instance must be 16 characters and exchange 36, not {instance!r} and {exchange!r}")
-        self.common = dict(common or {})
-        self.prefix = b"\x63x_i\x70" + instance.encode("ascii") + b"\x63rid\x78\x24" + exchange.encode("ascii")
-        own, count = entries(self.common)
+        self._instance = b"\x63x_i\x70" + instance.encode("ascii") + b"\x63rid\x78\x24"
+        self.prefix = self._instance + exchange.encode("ascii")
+        own, count = entries(common or {})
         self.suffix = own + _X_C
         self.entries = _BASE_ENTRIES + count
         self.size_bytes = EMPTY_RECORD_BYTES - 4 + len(own)
         """Of a record, without its data, kind and extra entries."""
+
+    def of(self, exchange: str) -> "Identity":
+        """The same of another exchange, a UUID; what they share is not encoded again."""
+        other = Identity.__new__(Identity)
+        other._instance, other.suffix = self._instance, self.suffix
+        other.entries, other.size_bytes = self.entries, self.size_bytes
+        other.prefix = self._instance + exchange.encode("ascii")
+        return other
 
 
 def entries(values: Mapping[str, Any]) -> tuple[bytes, int]:
