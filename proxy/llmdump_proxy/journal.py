@@ -31,7 +31,7 @@ def _walled(tell: Callable[Concatenate["Journal", Capture, _P], None]) -> Callab
         capture = self._capture
         if capture is None:
             return
-        made = capture.made
+        made = capture.recorder.made
         try:
             tell(self, capture, *args, **kwargs)
         except Exception as err:  # the wall: no fault of capture may reach forwarding
@@ -72,14 +72,19 @@ class Journal:
         capture.request(time.time(), masked.head, self._peer, masked.key_hash, () if bad else masked.secrets, bad)
 
     @_walled
-    def forward(self, capture: Capture, request: RequestHead, route: Route, upstream: Upstream) -> None:
-        """The request head was sent on. Made again from the masked head: what was sent holds the credentials."""
+    def forward(self, capture: Capture, sent: bytes, request: RequestHead, route: Route, upstream: Upstream) -> None:
+        """The request head was sent on, as `sent`, which may hold credentials."""
         assert self._masked is not None
-        masked = self._masked.head
-        target = route.target(origin_form(masked[: masked.index(b"\n")].split(b" ")[1]))
-        head = rewrite.request(masked, target, route.host, request.connection, request.upgrade)
+        head = self._masked.same_in(sent)
+        if head is None:
+            head = self._made_again(self._masked.head, request, route)
         new = upstream.uses == 0
         capture.forward(time.time(), head, upstream.facts, upstream.dial_ms if new else 0.0, new=new)
+
+    def _made_again(self, masked: bytes, request: RequestHead, route: Route) -> bytes:
+        """What would have been sent, had the client sent the masked head."""
+        target = route.target(origin_form(masked[: masked.index(b"\n")].split(b" ")[1]))
+        return rewrite.request(masked, target, route.host, request.connection, request.upgrade)
 
     @_walled
     def interim(self, capture: Capture, raw: bytes, status: int) -> None:

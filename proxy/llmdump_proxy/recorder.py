@@ -18,8 +18,8 @@ from llmdump.record import (
     PROXY_TO_BACKEND,
     PROXY_TO_CLIENT,
     Identity,
+    chunk_kind,
     encode,
-    encode_chunk,
     entries,
     kind_entry,
 )
@@ -94,27 +94,22 @@ class Recorder:
 
     def tell_gaps(self, ts: float) -> None:
         """Name the numbers that were dropped since the last time, if there is room to."""
+        if not self._gaps:
+            return
         gaps, self._gaps = self._gaps, {}
         for reason, numbers in gaps.items():
             extra, count = entries({"x_gap": numbers, "x_why": reason})
             if not self._own_record(ts, _GAP, extra, count):
                 self._gaps[reason] = numbers + self._gaps.get(reason, [])
 
-    def put(self, lane: Any, number: int, record: bytes, *, reserve: bool = False) -> bool:
-        """Hand a record over; False if it had to be dropped."""
-        if self.shelf.ship(lane, number, record, reserve=reserve):
-            return True
+    def refused(self, lane: Any, number: int, record: bytes) -> bool:
+        """There was no room for a record. Whether it was taken all the same, or else had to be dropped."""
         if self.on_full:
             self.on_full()
             if self.shelf.ship(lane, number, record, reserve=True):
                 return True
         self.lose(number, self.shelf.why)
         return False
-
-    def next(self) -> int:
-        """The next record's number."""
-        self.made += 1
-        return self.made
 
     @property
     def dropped(self) -> int:
@@ -136,24 +131,26 @@ class Recorder:
         self.tell_gaps(ts)
 
     def _own_record(self, ts: float, kind: bytes, extra: bytes, count: int) -> bool:
-        number = self.next()
+        self.made = number = self.made + 1
         record = encode(ts, CLIENT_TO_PROXY, number, b"", self._own, kind, extra, count)
-        return self.put(self.shelf.lane(self.instance), number, record, reserve=True)
+        lane = self.shelf.lane(self.instance)
+        return self.shelf.ship(lane, number, record, reserve=True) or self.refused(lane, number, record)
 
 
 class Capture:
     """The records of one exchange. Methods are called in the order in which things happened; times are seconds."""
 
     __slots__ = (
+        "_as_is",
         "_identity",
         "_lane",
         "_levels",
         "_payload_kind",
-        "_recorder",
         "_redactors",
         "exchange",
         "indexes",
         "lost",
+        "recorder",
     )
 
     def __init__(self, recorder: Recorder, exchange: str, session: str, backend: str, levels: Levels) -> None:
@@ -163,28 +160,25 @@ class Capture:
         """Records of this exchange that will never come."""
         self.indexes = [0, 0, 0, 0]
         """Chunks so far, by direction."""
-        self._recorder = recorder
+        self.recorder = recorder
         self._lane = recorder.shelf.lane(exchange)
-        self._identity = Identity(recorder.instance, exchange, {"sid": session, "be": backend})
+        self._identity = _shared(recorder.instance, session, backend).of(exchange)
         self._levels = levels
+        # Bodies are recorded whole and at once: then a chunk takes the short way.
+        self._as_is = levels == EVERYTHING and not recorder.truncate_bytes and recorder.redaction is None
         self._payload_kind = b""
         self._redactors: list[BodyRedactor | None] = [None, None, None, None]
-
-    @property
-    def made(self) -> int:
-        """The number of the last record of the instance."""
-        return self._recorder.made
 
     def broke(self, made: int) -> None:
         """Capture failed in a call before which `made` was the last number: the rest of the exchange is dropped."""
         self.lost += 1
-        if self._recorder.made > made:
-            self._recorder.lose(self._recorder.made, "error")
+        if self.recorder.made > made:
+            self.recorder.lose(self.recorder.made, "error")
 
     def request(self, ts: float, head: bytes, peer: bytes, key_hash: str, secrets: tuple[bytes, ...], bad: str = "") -> None:
         """The request head as received, masked. `peer` is the encoded `x_peer` entry, `bad` why it was refused."""
-        if self._recorder.redaction:
-            redaction = self._recorder.redaction.with_secrets(secrets)
+        if self.recorder.redaction:
+            redaction = self.recorder.redaction.with_secrets(secrets)
             self._redactors = [BodyRedactor(redaction), None, None, BodyRedactor(redaction)]
         more: dict[str, Any] = {"x_bad": bad} if bad else {}
         if self._levels != EVERYTHING:
@@ -221,21 +215,25 @@ class Capture:
 
     def chunk(self, ts: float, direction: int, data: bytes, framing: Framing | None, *, last: bool) -> None:
         """The body bytes of one read."""
-        self._redacted(Held(ts, data, framing, last), direction)
+        if self._as_is and framing is None:
+            index = self.indexes[direction] = self.indexes[direction] + 1
+            self._put(ts, direction, data, chunk_kind(index, last=last), b"", 2 if last else 1)
+        else:
+            self._redacted(Held(ts, data, framing, last), direction)
 
     def end(
         self, ts: float, reason: str, code: str, request_bytes: int, response_bytes: int, own_ns: tuple[int, int, int]
     ) -> None:
         """The exchange is over; `own_ns` is our own time: first response bytes, worst read, sum."""
         self._flush_redactors()
-        first, worst, total = (min(ns // 1000, _U32_MAX) for ns in own_ns)
+        first, worst, total = [min(ns // 1000, _U32_MAX) for ns in own_ns]
         fields = _END_FIELDS.pack(
             b"\x62se\xf5", b"\x62tc\x1a", self.indexes[BACKEND_TO_PROXY], b"\x62tb\x1b", response_bytes,
             b"\x65x_req\x1b", request_bytes, b"\x65x_own\x83\x1a", first, b"\x1a", worst, b"\x1a", total,
             b"\x66x_lost\x1b", self.lost,
         )  # fmt: skip
         self._put(ts, PROXY_TO_CLIENT, b"", _END, fields + _outcome(reason, code), 8, reserve=True)
-        self._recorder.tell_gaps(ts)
+        self.recorder.tell_gaps(ts)
 
     def _head(self, ts: float, direction: int, head: bytes, level: str, kind: bytes, fields: bytes, count: int) -> None:
         if level in {"all", "heads"}:
@@ -258,24 +256,18 @@ class Capture:
         data, extra, count = held.data, b"", 0
         if level != "all":
             data, (extra, count) = b"", _left_out(len(held.data))
-        elif self._recorder.truncate_bytes and len(data) > self._recorder.truncate_bytes:
+        elif self.recorder.truncate_bytes and len(data) > self.recorder.truncate_bytes:
             extra, count = entries({"x_cut": len(data)})
-            data = data[: self._recorder.truncate_bytes]
+            data = data[: self.recorder.truncate_bytes]
         elif held.framing is not None:
             extra, count = entries({"x_f": held.framing})
         if held.altered:
             extra, count = extra + b"\x65x_alt\xf5", count + 1
         if self._payload_kind:
-            index = _INDEX.pack(b"\x62ci\x1a", self.indexes[direction])
-            self._put(held.ts, direction, data, self._payload_kind, index + extra, count + 1)
-        elif not self.lost:
-            number = self._recorder.next()
-            index_of = self.indexes[direction]
-            record = encode_chunk(held.ts, direction, number, data, self._identity, index_of, held.last, extra, count)
-            if not self._recorder.put(self._lane, number, record):
-                self.lost += 1
+            kind, entries_of_kind = self._payload_kind + _INDEX.pack(b"\x62ci\x1a", self.indexes[direction]), 1
         else:
-            self._skip()
+            kind, entries_of_kind = chunk_kind(self.indexes[direction], last=held.last), 1 + held.last
+        self._put(held.ts, direction, data, kind, extra, entries_of_kind + count)
 
     def _put(
         self, ts: float, direction: int, data: bytes, kind: bytes, fields: bytes, count: int, *, reserve: bool = False
@@ -283,19 +275,27 @@ class Capture:
         if self.lost and not reserve:
             self._skip()
             return
-        number = self._recorder.next()
+        recorder = self.recorder
+        recorder.made = number = recorder.made + 1
         record = encode(ts, direction, number, data, self._identity, kind, fields, count)
-        if not self._recorder.put(self._lane, number, record, reserve=reserve):
-            self.lost += 1
+        if not recorder.shelf.ship(self._lane, number, record, reserve=reserve):
+            self.lost += not recorder.refused(self._lane, number, record)
 
     def _skip(self) -> None:
         self.lost += 1
-        self._recorder.lose(self._recorder.next(), self._recorder.shelf.why)
+        self.recorder.made += 1
+        self.recorder.lose(self.recorder.made, self.recorder.shelf.why)
 
     def _flush_redactors(self) -> None:
         for direction, redactor in enumerate(self._redactors):
             for held in redactor.flush() if redactor else ():
                 self._payload(held, direction)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(instance: str, session: str, backend: str) -> Identity:
+    """What the exchanges of one client connection have in common."""
+    return Identity(instance, common={"sid": session, "be": backend})
 
 
 @functools.lru_cache(maxsize=256)

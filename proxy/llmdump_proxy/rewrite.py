@@ -8,10 +8,10 @@ field that frames or routes the message is never dropped, whatever Connection na
 import re
 from typing import Final
 
+# Each begins with a literal, so that the search for lines is done in C. A match is a line with the line end before it.
 _HOP: Final = rb"connection|keep-alive|proxy-connection"
-_REQUEST = re.compile(rb"(?im)^(host|" + _HOP + rb"):[^\n]*\n")
-_RESPONSE = re.compile(rb"(?im)^(?:" + _HOP + rb"):[^\n]*\n")
-_UPGRADE = re.compile(rb"(?im)^upgrade:[^\n]*\n")
+_REQUEST = re.compile(rb"(?i)\n(host|upgrade|" + _HOP + rb"):[^\n]*")
+_RESPONSE = re.compile(rb"(?i)\n(?:" + _HOP + rb"):[^\n]*")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _NEVER_DROPPED: Final = frozenset({b"close", b"host", b"content-length", b"transfer-encoding", b"upgrade", b"keep-alive"})
 
@@ -21,20 +21,29 @@ def request(raw: bytes, target: bytes, host: bytes, connection: bytes, upgrade: 
 
     `connection` is the Connection field's value in lower case; `upgrade`, if any, is asked of the backend too.
     """
-    line_end = raw.index(b"\n") + 1
+    line_end = raw.index(b"\n")
     method, _, version = raw[:line_end].split(b" ")
-    host_line = b"Host: " + host + b"\r\n"
-    fields = _REQUEST.sub(lambda found: host_line if len(found[1]) == 4 else b"", raw[line_end:])
-    fields = _without(fields, connection)
-    fields = b"Connection: Upgrade\r\n" + fields if upgrade else _UPGRADE.sub(b"", fields)
-    return b"%b %b %b%b" % (method, target, version, fields)
+    host_line = b"\nHost: " + host + b"\r"
+
+    def instead(line: re.Match[bytes]) -> bytes:
+        name = line[1]
+        if len(name) == 4:
+            return host_line
+        return line[0] if upgrade and len(name) == 7 else b""
+
+    fields = _REQUEST.sub(instead, raw[line_end:])
+    if connection:
+        fields = _without(fields, connection)
+    return b"%b %b %b%b%b" % (method, target, version, b"\nConnection: Upgrade\r" if upgrade else b"", fields)
 
 
 def response(raw: bytes, connection: bytes, *, close: bool) -> bytes:
     """The head to send to the client: without the backend's hop-by-hop fields, with `Connection: close` if `close`."""
-    line_end = raw.index(b"\n") + 1
-    fields = _without(_RESPONSE.sub(b"", raw[line_end:]), connection)
-    return raw[:line_end] + (b"Connection: close\r\n" + fields if close else fields)
+    line_end = raw.index(b"\n")
+    fields = _RESPONSE.sub(b"", raw[line_end:])
+    if connection:
+        fields = _without(fields, connection)
+    return raw[:line_end] + (b"\nConnection: close\r" + fields if close else fields)
 
 
 def _without(fields: bytes, connection: bytes) -> bytes:

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 from llmdump.settings import Settings
 
 _PROVIDERS = (
-    ("/v1/messages", "anthropic"),
-    ("/v1/complete", "anthropic"),
-    ("/v1beta", "gemini"),
-    ("/v1alpha", "gemini"),
-    ("/v1", "openai"),
-    ("/api", "ollama"),
+    ("/v1/messages/", "anthropic"),
+    ("/v1/complete/", "anthropic"),
+    ("/v1beta/", "gemini"),
+    ("/v1alpha/", "gemini"),
+    ("/v1/", "openai"),
+    ("/api/", "ollama"),
 )
 _FORM: Final = "/prefix[/*]=http(s)://host[:port][/path]"
 _PORTS: Final = {"http": 80, "https": 443}
@@ -57,7 +57,7 @@ class Route(NamedTuple):
 
     def serves(self, path: str) -> bool:
         """Whether the path is this route's."""
-        return path == self.prefix or path.startswith(self.prefix + "/") or self.prefix == ""
+        return not self.prefix or path == self.prefix or path.startswith(self.prefix + "/")
 
     def target(self, target: bytes) -> bytes:
         """The request target at the backend."""
@@ -75,12 +75,17 @@ class RouteError(ValueError):
 
 def provider(path: str) -> str:
     """Whose API a path looks like, wherever it is mounted; `unknown` if nobody's. A hint, not a reading."""
-    path = _unambiguous(path)
-    return next((name for part, name in _PROVIDERS if f"{part}/" in f"{path}/"), "unknown")
+    closed = _unambiguous(path) + "/"
+    for part, name in _PROVIDERS:
+        if part in closed:
+            return name
+    return "unknown"
 
 
 def _unambiguous(path: str) -> str:
-    mount, found, rest = path.rpartition("/v1/") if ":" in path else ("", "", "")
+    if ":" not in path:
+        return path
+    mount, found, rest = path.rpartition("/v1/")
     return f"{mount}/v1beta/{rest}" if found and _GOOGLE_METHOD.fullmatch(rest) else path
 
 
@@ -127,4 +132,7 @@ class Routes:
     def find(self, path: str) -> Route | None:
         """The route of a path, or None if no prefix fits."""
         path = _unambiguous(path)
-        return next((route for route in self._routes if route.serves(path)), None)
+        for route in self._routes:
+            if route.serves(path):
+                return route
+        return None

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 NO_KEY: Final = "0" * 16
 _KEY_FIELDS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key")
+_KEYS_BY_RANK: Final = (*_KEY_FIELDS, b"query", b"subprotocol")
 _SECRET_FIELDS: Final = (
     *_KEY_FIELDS, b"proxy-authorization", b"cookie", b"set-cookie", b"x-amz-security-token", b"x-auth-token",
     b"x-goog-iam-authorization-token", b"cf-aig-authorization", b"helicone-auth", b"chatgpt-account-id",
@@ -42,6 +43,16 @@ class Masked(NamedTuple):
     key_hash: str
     secrets: tuple[bytes, ...]
     """The credentials that were in it, without their scheme; they stay in this process."""
+    lines: tuple[tuple[bytes, bytes], ...] | None = ()
+    """The lines with them and what stands for these, if whole lines are all that was masked; else None."""
+
+    def same_in(self, head: bytes) -> bytes | None:
+        """Another head with lines of this one, its credentials masked too. None if that cannot be told from lines."""
+        if self.lines is None:
+            return None
+        for line, masked in self.lines:
+            head = head.replace(line, masked)
+        return head
 
 
 @functools.lru_cache(maxsize=4096)
@@ -57,7 +68,7 @@ class Secrets:
         """`keep` leaves heads as they are, and only tells the key hash."""
         names = b"|".join(map(re.escape, (*_SECRET_FIELDS, *(name.lower().encode() for name in fields))))
         self._field = re.compile(
-            rb"(?im)^(?P<before>(?P<name>" + names + rb"):[ \t]*(?P<scheme>" + _SCHEME + rb"))(?P<value>[^\r\n]+)"
+            rb"(?i)\n(?P<before>(?P<name>" + names + rb"):[ \t]*(?P<scheme>" + _SCHEME + rb"))(?P<value>[^\r\n]+)"
         )
         self._broken_field = re.compile(
             rb"(?is)(?<!" + _TOKEN_CHARS + rb")(?P<before>(?P<name>" + names + rb")(?!" + _TOKEN_CHARS + rb")"
@@ -74,30 +85,45 @@ class Secrets:
     def mask(self, head: bytes, *, broken: bool = False) -> Masked:
         """The head with its credentials masked. `broken`: it was refused, so that nothing can be said of its form."""
         found = _Found()
-        masked = (self._broken_field if broken else self._field).sub(found.field, head)
+        # With a line end before the first line, a pattern can begin with one, and the search for lines is done in C.
+        masked = self._broken_field.sub(found.field, head) if broken else self._field.sub(found.line, b"\n" + head)[1:]
+        in_lines = len(found.secrets)
         if b"?" in masked or broken:
             masked = (self._broken_query if broken else self._query).sub(found.query, masked)
         if b"@" in masked:
             masked = _USERINFO.sub(found.userinfo, masked)
         if b"openai-insecure-api-key." in masked:
             masked = _SUBPROTOCOL_KEY.sub(found.subprotocol, masked)
-        return Masked(head if self._keep else masked, found.key_hash(), tuple(found.secrets))
+        if not found.secrets:
+            return Masked(head, NO_KEY, ())
+        if self._keep:
+            return Masked(head, found.key_hash(), tuple(found.secrets))
+        lines = None if broken or len(found.secrets) > in_lines else tuple(found.lines)
+        return Masked(masked, found.key_hash(), tuple(found.secrets), lines)
 
 
 class _Found:
     """The credentials of one head, as they are found."""
 
-    __slots__ = ("keys", "secrets")
+    __slots__ = ("keys", "lines", "secrets")
 
     def __init__(self) -> None:
         self.keys: dict[bytes, bytes] = {}
         self.secrets: list[bytes] = []
+        self.lines: list[tuple[bytes, bytes]] = []
+
+    def line(self, match: re.Match[bytes]) -> bytes:
+        """What to put for a field and the line end before it."""
+        masked = b"\n" + self.field(match)
+        # Up to its end, or else a line would be found where it is the beginning of a longer one.
+        self.lines.append((match[0] + b"\r", masked + b"\r"))
+        return masked
 
     def field(self, match: re.Match[bytes]) -> bytes:
         """What to put for a field."""
         name, value = match["name"].lower(), match["value"].rstrip()
         if not value:
-            return match[0]
+            return match["before"] + match["value"]
         scheme = match["scheme"]
         self.keys.setdefault(name, scheme + value)
         self.secrets += _cookie_values(value) if name == b"cookie" else (value,)
@@ -124,8 +150,10 @@ class _Found:
 
     def key_hash(self) -> str:
         """The hash of the first key, by rank."""
-        key = next((self.keys[name] for name in (*_KEY_FIELDS, b"query", b"subprotocol") if name in self.keys), None)
-        return fingerprint(key).decode() if key else NO_KEY
+        for name in _KEYS_BY_RANK:
+            if name in self.keys:
+                return fingerprint(self.keys[name]).decode()
+        return NO_KEY
 
 
 def _cookie_values(cookie: bytes) -> Iterable[bytes]:

@@ -335,12 +335,13 @@ class Session:
         self._upstream_brake.attach(upstream.transport)
         self._from_upstream = self._response_head
         target = route.target(request.target)
-        upstream.transport.write(rewrite.request(request.raw, target, route.host, request.connection, request.upgrade))
+        sent = rewrite.request(request.raw, target, route.host, request.connection, request.upgrade)
+        upstream.transport.write(sent)
         exchange.forwarded_at_ns = time.perf_counter_ns()
         if since_ns:
             exchange.took(since_ns)
             exchange.journal.request(request.raw)
-        exchange.journal.forward(request, route, upstream)
+        exchange.journal.forward(sent, request, route, upstream)
         upstream.uses += 1
 
     def _request_body(self, data: bytes) -> None:

@@ -61,32 +61,48 @@ DATA_AT: Final = 41
 # One socket read is at most 256 KB under uvloop; imports may hold whole bodies. Beyond this a length is damage.
 RECORD_BYTES_MAX: Final = 256 * 1024 * 1024
 
-_HEAD = struct.Struct(">5sd4sB5sQ6sI")
-_META = struct.Struct(">6sB5sI5sQ")
+_HEAD = struct.Struct(">5sd24sI")
+_META = struct.Struct(">12sI5sQ")
 _CRC = struct.Struct(">5sI")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
-_CHUNK = struct.Struct(">10s4sI")
+_INDEX = struct.Struct(">14sI")
 _FIXED_META_BYTES: Final = _META.size + 21 + 42
 EMPTY_RECORD_BYTES: Final = _HEAD.size + _FIXED_META_BYTES + 4 + _CRC.size
 """No record is shorter."""
 _BASE_ENTRIES: Final = 6  # x_l, x_n, x_i, rid, x_k, x_c
 _X_Z: Final = b"\x63x_z\xf5"
 _ZERO_SEQ: Final = bytes(8)
+_X_C: Final = b"\x63x_c\x1a"
+# What stands between the values of a record's fixed part, by what varies in it: a direction, a count of entries.
+_TO_DATA: Final = [b"\x63dir%c\x63seq\x1b%b\x64data\x5a" % (direction, _ZERO_SEQ) for direction in range(4)]
+_TO_LENGTH: Final = [b"\x64meta\xb8%c\x63x_l\x1a" % count for count in range(256)]
 
 
 class Identity:
     """What all records of one exchange share, encoded once: who recorded it, which exchange, connection, backend."""
 
-    __slots__ = ("common", "entries", "prefix", "suffix")
+    __slots__ = ("_instance", "entries", "prefix", "size_bytes", "suffix")
 
     def __init__(self, instance: str, exchange: str = NO_EXCHANGE, common: Mapping[str, Any] | None = None) -> None:
         """`instance` is 16 ASCII characters, `exchange` 36; `common` goes into the meta of every record."""
         if len(instance) != 16 or len(exchange) != 36:
             raise ValueError(f"instance must be 16 characters and exchange 36, not {instance!r} and {exchange!r}")
-        self.common = dict(common or {})
-        self.prefix = b"\x63x_i\x70" + instance.encode("ascii") + b"\x63rid\x78\x24" + exchange.encode("ascii")
-        self.suffix, self.entries = entries(self.common)
+        self._instance = b"\x63x_i\x70" + instance.encode("ascii") + b"\x63rid\x78\x24"
+        self.prefix = self._instance + exchange.encode("ascii")
+        own, count = entries(common or {})
+        self.suffix = own + _X_C
+        self.entries = _BASE_ENTRIES + count
+        self.size_bytes = EMPTY_RECORD_BYTES - 4 + len(own)
+        """Of a record, without its data, kind and extra entries."""
+
+    def of(self, exchange: str) -> "Identity":
+        """The same of another exchange, a UUID; what they share is not encoded again."""
+        other = Identity.__new__(Identity)
+        other._instance, other.suffix = self._instance, self.suffix
+        other.entries, other.size_bytes = self.entries, self.size_bytes
+        other.prefix = self._instance + exchange.encode("ascii")
+        return other
 
 
 def entries(values: Mapping[str, Any]) -> tuple[bytes, int]:
@@ -101,24 +117,28 @@ def kind_entry(kind: str) -> bytes:
     return b"\x63x_k" + bytes((0x60 + len(kind),)) + kind.encode("ascii")
 
 
-_KIND_CHUNK: Final = kind_entry("chunk")
+_KIND_CHUNK: Final = kind_entry("chunk") + b"\x62ci\x1a"
+
+
+def chunk_kind(index: int, *, last: bool) -> bytes:
+    """The `x_k` entry of a chunk, and after it `ci` and, if it is the last of its body, `x_z`: one or two entries."""
+    return _INDEX.pack(_KIND_CHUNK, index) + (_X_Z if last else b"")
 
 
 def encode(
     ts: float, direction: int, number: int, data: bytes, identity: Identity, kind: bytes, extra: bytes, count: int
 ) -> bytes:
     """One whole record. `kind` is a `kind_entry`; `extra` are `count` CBOR entries, as `entries` gives them."""
-    size = EMPTY_RECORD_BYTES + len(data) + len(kind) - 4 + len(extra) + len(identity.suffix)
+    size = identity.size_bytes + len(data) + len(kind) + len(extra)
     body = b"".join(
         (
-            _HEAD.pack(MAGIC, ts, b"\x63dir", direction, b"\x63seq\x1b", 0, b"\x64data\x5a", len(data)),
+            _HEAD.pack(MAGIC, ts, _TO_DATA[direction], len(data)),
             data,
-            _META.pack(b"\x64meta\xb8", _BASE_ENTRIES + count + identity.entries, b"\x63x_l\x1a", size, b"\x63x_n\x1b", number),
+            _META.pack(_TO_LENGTH[identity.entries + count], size, b"\x63x_n\x1b", number),
             identity.prefix,
             kind,
             extra,
             identity.suffix,
-            b"\x63x_c\x1a",
         )
     )
     return body + _U32.pack(google_crc32c.value(body))
@@ -136,10 +156,7 @@ def encode_chunk(
     count: int = 0,
 ) -> bytes:
     """A `chunk` record, the one made most often. `extra` are `count` more CBOR entries (`x_f`, `x_cut` …)."""
-    kind = _CHUNK.pack(_KIND_CHUNK, b"\x62ci\x1a", index)
-    if last:
-        kind += _X_Z
-    return encode(ts, direction, number, data, identity, kind, extra, 1 + last + count)
+    return encode(ts, direction, number, data, identity, chunk_kind(index, last=last), extra, 1 + last + count)
 
 
 class Record:

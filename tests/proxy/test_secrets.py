@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY
+from llmdump_proxy import rewrite
 from llmdump_proxy.secrets import NO_KEY, Secrets, fingerprint
 from tests.proxy.harness import backend, read_request, replying, running, scenario
 
@@ -156,7 +157,7 @@ def test_what_is_no_credential_stays() -> None:
         b"GET /v1/monkey=1?monkey=1&keys=2&x=key&tokens=3 HTTP/1.1\r\nX-Api-Key-Id: 1\r\nMy-Cookie: 2\r\n"
         b"X: Authorization: 3\r\nX-Key: 4\r\nFrom: me@client.test\r\nReferer: http://h/a@b\r\n\r\n"
     )
-    assert Secrets().mask(head) == (head, NO_KEY, ())
+    assert Secrets().mask(head) == (head, NO_KEY, (), ())
 
 
 def test_further_names_are_masked_as_set() -> None:
@@ -297,3 +298,31 @@ def test_a_credential_in_a_broken_head_is_masked_whatever_stands_around_it(
 def _is_token_char(byte: bytes) -> bool:
     """Glued to a name's front, it makes another name of it, which is nobody's credential."""
     return byte.isalnum() or byte in b"!#$%&'*+.^_`|~-"
+
+
+LINES = [
+    b"Cookie: a=secret1", b"Cookie: a=secret12", b"Authorization: Bearer secret12", b"authorization:secret1 ", b"X: secret1",
+    b"Connection: cookie", b"Connection: x, api-key", b"api-key: secret1", b"Host: u:secret1@h", b"X-Cookie: secret1",
+]  # fmt: skip
+
+
+@settings(deadline=None)
+@example(LINES[:2], b"/a", False)
+@given(
+    st.lists(st.sampled_from(LINES), max_size=6),
+    st.sampled_from([b"/a", b"/a?key=secret1", b"http://u:secret1@h/a?b"]),
+    st.booleans(),
+)
+def test_a_sent_head_is_masked_as_if_the_masked_head_were_sent(fields: list[bytes], target: bytes, keep: bool) -> None:
+    raw = b"GET " + target + b" HTTP/1.1\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+    connection = b",".join(field[12:] for field in fields if field.startswith(b"Connection:"))
+    masked = Secrets(keep=keep).mask(raw)
+
+    def sent(head: bytes) -> bytes:
+        return rewrite.request(head, head.split(b" ")[1], b"backend", connection, b"")
+
+    found = masked.same_in(sent(raw))
+    if found is None:
+        assert b"secret1@" in raw or b"key=secret1" in raw
+    else:
+        assert found == sent(masked.head)

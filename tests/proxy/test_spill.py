@@ -20,7 +20,7 @@ from llmdump import admin, presence, record, segment
 from llmdump.data_dir import DataDir
 from llmdump.settings import Settings
 from llmdump_proxy.link import Shipping
-from llmdump_proxy.outbox import RESERVE_BYTES, Frame, Packed
+from llmdump_proxy.outbox import RESERVE_BYTES, Frame, Lane, Packed
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.spill import FrameDamagedError, Room, Spill, SpillFullError, orphans
 from tests.proxy.test_link import MIB, RealWriter, WriterProcess, line, on_loop, resident_bytes, until
@@ -215,7 +215,10 @@ def chunk(number: int, data: bytes, instance: str = "0123456789abcdef") -> bytes
 async def ship_all(shipping: Shipping, first: int, last: int, recorder: Recorder | None = None) -> list[int]:
     """Which of these lines were taken. No faster than a disk that works: how fast that is now is not what is tested."""
     lane, taken = shipping.lane("x"), []
-    take = recorder.put if recorder else shipping.ship
+
+    def take(lane: Lane, number: int, line: bytes) -> bool:
+        return shipping.ship(lane, number, line) or (recorder is not None and recorder.refused(lane, number, line))
+
     for number in range(first, last + 1):
         if take(lane, number, line(number)):
             taken.append(number)

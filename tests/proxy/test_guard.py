@@ -1,0 +1,34 @@
+"""The hot path makes no more calls, leaves no more objects and holds no more memory than `bench/guard.py` allows it."""
+
+import pytest
+
+from bench.guard import LIMITS, Cost, exceeded, measure
+from llmdump_proxy.engine import Stats
+
+
+class Busier(Stats):
+    """Makes one call more for each exchange, leaves a cycle, and keeps memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[object] = []
+
+    def began(self, *, recorded: bool) -> None:
+        super().began(recorded=recorded)
+        cycle: list[object] = []
+        cycle.append(cycle)
+        self.kept.append(bytes(4096))
+
+
+@pytest.mark.parametrize(("unit", "recording"), LIMITS)
+def test_the_hot_path_costs_no_more_than_its_limit(unit: str, recording: bool) -> None:
+    cost = measure(unit, recording=recording)
+    assert not exceeded(cost, LIMITS[unit, recording])
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_one_call_more_is_found_and_so_are_garbage_and_memory(recording: bool) -> None:
+    before, after = measure("request", recording=recording), measure("request", recording=recording, stats=Busier())
+    assert after.calls == before.calls + 1
+    assert after.left_objects == before.left_objects + 1
+    assert [text.split(":")[0] for text in exceeded(after, before)] == list(Cost._fields)
