@@ -28,6 +28,8 @@ from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error
 from llmdump_api.index import Index, IndexUnreadableError, Stored
+from llmdump_api.recorded import Exchanges
+from llmdump_api.replay import Replays
 
 _TS_START: Final = query.COLUMNS.index("ts_start")
 
@@ -73,6 +75,8 @@ class Api:
         app.router.add_get("/api/traces/{id}/response", partial(self.body, side="response"))
         app.router.add_put("/api/traces/{id}/pin", self.pin)
         app.router.add_delete("/api/traces/{id}/pin", self.unpin)
+        exchanges = Exchanges(self._data, self._index, self._row, self._gone)
+        app.router.add_get("/api/traces/{id}/replay", Replays(exchanges).replay, allow_head=False)
         return app
 
     async def root(self, _: web.Request) -> web.Response:
