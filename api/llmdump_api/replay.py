@@ -108,7 +108,6 @@ class Replays:
             sending = _Sending(request, response, Schedule(speed))
             with contextlib.suppress(ConnectionError):  # the client has gone: nobody is left to send to
                 await response.prepare(request)
-                await response.write(b"")  # the head, though no body may come
                 if await (sending.all(records) if body is None else sending.one(body)):
                     await response.write_eof()
                 elif request.transport is not None:

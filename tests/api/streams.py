@@ -1,9 +1,8 @@
-"""Streams made for tests at chosen times, and a client that sees each chunk of chunked framing and when it came."""
+"""Streams made for tests at chosen times, and requests to an api that replays them."""
 
 import http.client
 import itertools
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from types import MappingProxyType
@@ -13,9 +12,8 @@ from urllib.parse import urlsplit
 from made import BEGAN_S, Instance, append, begin_segment, new_id
 
 from llmdump_indexer.follow import Follower
+from tests.api.chunked import WAIT_S, Reply, read, send
 from tests.api.test_api_serve import Served
-
-WAIT_S = 30.0
 
 
 class At(NamedTuple):
@@ -81,90 +79,16 @@ def put_stream(api: Served, chunks: Iterable[At], **how: Any) -> str:
     return put(api, lambda instance, id_: stream(instance, id_, chunks, **how))
 
 
-class Reply(NamedTuple):
-    """A response in chunked framing as it came."""
-
-    status: int
-    fields: dict[str, str]
-    chunks: list[bytes]
-    times_s: list[float]
-    """When each chunk was there, by the monotonic clock."""
-    whole: bool
-    """The last chunk came; False: the connection ended before it."""
-    head_s: float
-    end_s: float
-
-    @property
-    def body(self) -> bytes:
-        """All of it."""
-        return b"".join(self.chunks)
-
-
-def connect(api: Served, path: str) -> socket.socket:
-    """A connection on which the request was sent."""
-    where = urlsplit(api.url)
-    sock = socket.create_connection((where.hostname, where.port or 80), timeout=WAIT_S)
-    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.token}\r\n\r\n".encode())
-    return sock
+def connect(api: Served, path: str, receive_bytes: int = 0) -> socket.socket:
+    """A connection on which the request was sent; see `send`."""
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.token}\r\n\r\n"
+    return send(api.url, head.encode(), receive_bytes)
 
 
 def get(api: Served, path: str) -> Reply:
     """The response of a request whose answer is in chunked framing."""
     with closing(connect(api, path)) as sock:
         return read(sock)
-
-
-def read(sock: socket.socket) -> Reply:
-    """The response on a connection: until its last chunk, or the end of the connection."""
-    buffer = b""
-    while b"\r\n\r\n" not in buffer:
-        more = sock.recv(65536)
-        assert more, buffer
-        buffer += more
-    head, _, buffer = buffer.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    head_s, chunks, times_s, whole = time.monotonic(), [], [], False
-    if fields.get("transfer-encoding") != "chunked":
-        buffer = _rest(sock, buffer, int(fields["content-length"]))
-        return Reply(int(first.split()[1]), fields, [buffer], [head_s], True, head_s, time.monotonic())
-    left = memoryview(buffer)
-    pending = bytearray(left)
-    while True:
-        now = time.monotonic()
-        for chunk in _chunks(pending):
-            if not chunk:
-                whole = True
-                break
-            chunks.append(chunk)
-            times_s.append(now)
-        if whole or not (more := sock.recv(1 << 20)):
-            return Reply(int(first.split()[1]), fields, chunks, times_s, whole, head_s, time.monotonic())
-        pending += more
-
-
-def _rest(sock: socket.socket, have: bytes, size: int) -> bytes:
-    while len(have) < size:
-        more = sock.recv(65536)
-        assert more
-        have += more
-    return have
-
-
-def _chunks(pending: bytearray) -> Iterator[bytes]:
-    """The chunks that are there whole, taken off `pending`; an empty one is the last."""
-    at = 0
-    try:
-        while (line_end := pending.find(b"\r\n", at)) >= 0:
-            size = int(pending[at:line_end], 16)
-            begin, end = line_end + 2, line_end + 2 + size
-            if len(pending) < end + 2:
-                return
-            assert pending[end : end + 2] == b"\r\n"
-            at = end + 2
-            yield bytes(pending[begin:end])
-    finally:
-        del pending[:at]
 
 
 def status_of(api: Served, path: str, method: str = "GET") -> int:
