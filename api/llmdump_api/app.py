@@ -30,6 +30,7 @@ from llmdump_api.gate import Gate, Handler, answer, error
 from llmdump_api.index import Index, IndexUnreadableError, Stored
 from llmdump_api.recorded import Exchanges
 from llmdump_api.replay import Replays
+from llmdump_api.views import Views
 
 _TS_START: Final = query.COLUMNS.index("ts_start")
 
@@ -76,7 +77,11 @@ class Api:
         app.router.add_put("/api/traces/{id}/pin", self.pin)
         app.router.add_delete("/api/traces/{id}/pin", self.unpin)
         exchanges = Exchanges(self._data, self._index, self._row, self._gone)
+        views = Views(exchanges, self._own.card.version)
         app.router.add_get("/api/traces/{id}/replay", Replays(exchanges).replay, allow_head=False)
+        app.router.add_get("/api/traces/{id}/chunks", views.chunks, allow_head=False)
+        app.router.add_get("/api/traces/{id}/har", views.har)
+        app.router.add_get("/api/traces/{id}/curl", views.curl)
         return app
 
     async def root(self, _: web.Request) -> web.Response:

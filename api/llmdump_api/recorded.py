@@ -5,9 +5,10 @@ the disk without need, and never holds more than two batches and the reader's wi
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -22,6 +23,7 @@ BATCH_BYTES: Final = 256 * 1024
 BATCH_RECORDS: Final = 1000
 
 FindRow = Callable[[web.Request], Awaitable[tuple[Any, ...] | None]]
+Answer = TypeVar("Answer")
 SayGone = Callable[[Stored], web.Response]
 
 
@@ -42,6 +44,13 @@ class Exchange:
         self._index = index
         self._records = records
         self._first = first
+
+    async def read(self, work: Callable[[Iterator[Record]], Answer]) -> Answer:
+        """What `work` makes of all records, in one of the threads; instead of `records`. Raises Refusal and what it raises."""
+        try:
+            return await self._index.run(lambda: work(itertools.chain(self._first, self._records)))
+        except (OSError, ValueError) as err:
+            raise Refusal(error(500, "segment_unreadable", str(err))) from err
 
     async def records(self) -> AsyncGenerator[Record, None]:
         """All records, once. Raises OSError, ValueError where a segment cannot be read on."""
