@@ -224,7 +224,8 @@ class Echo:
                         body += self.rfile.read(size)
                         self.rfile.readline()
                     self.rfile.readline()
-                seen.append(Seen(self.command, self.path, self.headers.items(), body))
+                # Not `path`: of several slashes at its beginning the server leaves one.
+                seen.append(Seen(self.command, self.requestline.split(" ")[1], self.headers.items(), body))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -362,7 +363,7 @@ TARGETS = st.text(st.sampled_from("abz019-._~!$&'()*+,;=:@%[]{}|^`\\\"<>/?"), ma
 @given(target=TARGETS, value=VALUES, body=st.text(max_size=30))
 def test_whatever_was_sent_is_sent_again(echo: Echo, target: str, value: str, body: str) -> None:
     data = body.encode()
-    if curl._UNSEEN.search(body) or "#" in target:
+    if curl._UNSEEN.search(body):
         return
     head = f"POST /{target} HTTP/1.1\r\nHost: h\r\nX-Value: {value}\r\nContent-Length: {len(data)}\r\n\r\n".encode("latin-1")
     seen = sent_again(echo, head, data)
