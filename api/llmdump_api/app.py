@@ -23,7 +23,7 @@ from llmdump.reading import from_records
 from llmdump.reading.prices import PriceTable
 from llmdump.record import Record
 from llmdump.retention import Note, Notes
-from llmdump_api import find, ledger, params, query, search, sessions, sums, trace
+from llmdump_api import filtering, find, ledger, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error
@@ -141,6 +141,8 @@ class Api:
     async def traces(self, request: web.Request) -> web.Response:
         """A page of rows, newest first; with `q`, of those in which the words are."""
         asked = query.parse(request.query)
+        if "filter" in request.query:
+            asked.conditions.extend(filtering.conditions(request.query["filter"], round(time.time() * 1000)))
         if asked.words is None:
             found = await self._index.ask(lambda db: find.page(db, asked), find.Found([], None))
             return answer(query.page([query.row_object(row) for row in found.rows], found.next_cursor))

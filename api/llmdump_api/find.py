@@ -96,6 +96,8 @@ _INDEX_OF: Final = {"route_path": "path", "key_hash": "key", "session_root_id": 
 
 def _counts(db: apsw.Connection, condition: Condition) -> dict[Any, int] | None:
     """The values that a condition allows, with how many rows about have each; None if they are too many."""
+    if not condition.column:
+        return None
     if condition.column == "pinned":  # few are, and there is no index of those that are not
         return {1: 0} if condition.low else None
     if condition.column == "session_root_id":

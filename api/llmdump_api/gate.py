@@ -77,7 +77,7 @@ class Gate:
         try:
             return await handler(request)
         except BadParamError as err:
-            return error(400, "bad_param", str(err), param=err.param)
+            return error(400, "bad_param", str(err), param=err.param, **err.more)
         except PinError as err:
             return error(PIN_STATUS[err.code], err.code, str(err))
         except IndexUnreadableError as err:

@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 500
@@ -20,9 +20,11 @@ _MICROSECOND: Final = datetime.resolution
 class BadParamError(ValueError):
     """A parameter that cannot be used; the message says what is allowed."""
 
-    def __init__(self, param: str, message: str) -> None:
+    def __init__(self, param: str, message: str, **more: Any) -> None:
+        """`more` is told with the error."""
         super().__init__(message)
         self.param = param
+        self.more = more
 
 
 class Cursor(NamedTuple):

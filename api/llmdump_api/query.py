@@ -49,7 +49,8 @@ class Condition(NamedTuple):
     sql: str
     values: tuple[Any, ...]
     column: str
-    """Indexed together with the order of the list, in `trace_by_<column>`; and a dimension of `usage`."""
+    """Indexed together with the order of the list, in `trace_by_<column>`; and a dimension of `usage`. Empty: no row can be
+    found by this."""
     low: Any
     high: Any = None
     """The column has values from `low` to before `high`; None: only `low`."""
@@ -154,7 +155,7 @@ _CONDITIONS: Final[dict[str, Callable[[str, str], Condition]]] = {
     "max_ttft_ms": _at_most(*_TTFT),
     "pinned": _pinned,
 }
-PARAMETERS: Final = (*_CONDITIONS, "since", "until", "q", "limit", "cursor")
+PARAMETERS: Final = (*_CONDITIONS, "since", "until", "q", "filter", "limit", "cursor")
 
 
 def row_object(row: tuple[Any, ...]) -> dict[str, Any]:
