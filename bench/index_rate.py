@@ -1,9 +1,9 @@
-"""How fast the indexer is: plain exchanges and chunk records a second, one core, its own CPU time.
+"""How fast the indexer is, bodies read and all: exchanges and records a second, one core, its own CPU time.
 
-    python bench/index_rate.py [--exchanges N] [--streams N]
+    python bench/index_rate.py [--exchanges N] [--streams N] [--turns N]
 
-Makes segment files in a temporary directory, plain exchanges of 2 KB each way in one and interleaved 200-chunk streams
-in the other, and lets a follower catch up with each.
+Makes segment files in a temporary directory: plain exchanges of 2 KB each way, interleaved streams of 200 events, and
+turns of an agent that sends 800 KB of history each time, a turn longer than the last. A follower catches up with each.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import orjson
 import uuid_utils
 
 from llmdump import record
@@ -22,6 +23,7 @@ from llmdump_indexer.follow import Follower
 
 CHUNKS = 200
 CONCURRENT = 50
+READ_BYTES = 256 * 1024
 REQUEST = b'{"model":"gpt-4o","messages":[{"role":"user","content":"' + b"x" * 1900 + b'"}],"stream":true}'
 EVENT = b'data: {"choices":[{"delta":{"content":"' + b"y" * 80 + b'"}}]}\n\n'
 
@@ -39,19 +41,21 @@ class Instance:
         return record.encode(time.time(), direction, self.number, data, identity, record.kind_entry(kind), extra, count)
 
 
-def exchange(instance: Instance, content_type: bytes, events: list[bytes]) -> Iterator[bytes]:
+def exchange(instance: Instance, content_type: bytes, events: list[bytes], request: bytes = REQUEST) -> Iterator[bytes]:
     """The records of one exchange."""
     identity = record.Identity("00" * 8, str(uuid_utils.uuid7()), {"sid": "c1", "be": "openai"})
     make = instance.make
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nUser-Agent: bench\r\n\r\n"
     yield make(identity, 0, "head", head, x_peer="127.0.0.1:5000", x_key="ab" * 8)
-    yield make(identity, 0, "chunk", REQUEST, ci=1, x_z=True)
+    for at in range(0, len(request), READ_BYTES):
+        last = {"x_z": True} if at + READ_BYTES >= len(request) else {}
+        yield make(identity, 0, "chunk", request[at : at + READ_BYTES], ci=1 + at // READ_BYTES, **last)
     yield make(identity, 2, "forward", head, x_up="http://backend", x_addr="127.0.0.1:1", x_dial=0.0, x_new=False)
     yield make(identity, 3, "head", b"HTTP/1.1 200 OK\r\nContent-Type: " + content_type + b"\r\n\r\n", sc=200, ttfb=1.0)
     for index, event in enumerate(events, 1):
         yield make(identity, 3, "chunk", event, ci=index, **({"x_z": True} if index == len(events) else {}))
     total = sum(map(len, events))
-    yield make(identity, 1, "end", b"", se=True, tc=len(events), tb=total, x_req=len(REQUEST), x_end="complete", x_err="",
+    yield make(identity, 1, "end", b"", se=True, tc=len(events), tb=total, x_req=len(request), x_end="complete", x_err="",
                x_own=[1, 2, 3], x_lost=0)  # fmt: skip
 
 
@@ -69,6 +73,15 @@ def streams(count: int) -> Iterator[bytes]:
         running = [exchange(instance, b"text/event-stream", [EVENT] * CHUNKS) for _ in range(CONCURRENT)]
         for turn in zip(*running, strict=True):
             yield from turn
+
+
+def agent(count: int) -> Iterator[bytes]:
+    """A session whose turns have 400 messages and more."""
+    instance = Instance()
+    said = [{"role": ("user", "assistant")[turn % 2], "content": f"{turn} " * 400} for turn in range(401 + 2 * count)]
+    for turn in range(count):
+        body = orjson.dumps({"model": "gpt-4o", "messages": said[: 401 + 2 * turn]})
+        yield from exchange(instance, b"application/json", [b'{"choices":[{"message":{"content":"ok"}}]}'], body)
 
 
 def measure(what: str, records: Iterator[bytes], exchanges: int) -> None:
@@ -94,7 +107,9 @@ def measure(what: str, records: Iterator[bytes], exchanges: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exchanges", type=int, default=10_000)
+    parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--streams", type=int, default=1_000)
     given = parser.parse_args()
     measure("plain 2 KB exchanges", plain(given.exchanges), given.exchanges)
-    measure(f"{CHUNKS}-chunk streams", streams(given.streams), given.streams)
+    measure("turns of 800 KB and more", agent(given.turns), given.turns)
+    measure(f"{CHUNKS}-event streams", streams(given.streams), given.streams)

@@ -1,6 +1,7 @@
 """What the bodies say is in the row, in the sessions, in the sums and in the full text, however it was read."""
 
 import gzip
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,12 +145,22 @@ def test_what_is_read_does_not_depend_on_how_often_and_from_where(data: DataDir,
     want = rows(data, FACTS)
     assert (want[0]["answer"], want[0]["complete"]) == ("one two three", 1)
     other = DataDir(tmp_path / "other").create()
-    first, second = begin_segment(other), len(records) // 2
-    append(first, b"".join(records[:second]))
-    Follower(other).catch_up()
-    append(begin_segment(other, 2), b"".join(records[second:]))
-    Follower(other).catch_up()
+    cuts = [0, len(records) // 3, len(records) // 2, len(records)]
+    for part, (begin, end) in enumerate(itertools.pairwise(cuts), 1):
+        append(begin_segment(other, part), b"".join(records[begin:end]))
+        Follower(other).catch_up()
     assert rows(other, FACTS) == want
+
+
+def test_a_body_that_was_not_kept_whole_is_cut_by_the_capture(data: DataDir) -> None:
+    instance, id_ = Instance(), new_id(1)
+    records = list(stream(instance, 1, "hi"))
+    cut = Instance()
+    cut.number = 5
+    records[5] = cut.record(id_, 3, "chunk", b'data: {"choi', {"sid": "c1", "be": "openai"}, ci=2, x_cut=500)
+    indexed(data, iter(records))
+    (row,) = rows(data)
+    assert (row["end_reason"], row["complete"], row["cut_by"], row["output_tokens"]) == ("complete", 0, "capture", None)
 
 
 def test_what_two_writers_stored_is_read_in_the_order_of_its_numbers(data: DataDir) -> None:
