@@ -8,7 +8,7 @@ import apsw
 import pytest
 from made import new_id
 
-from llmdump_api import find, index, params, query, search, sessions, sums
+from llmdump_api import filtering, find, index, params, query, search, sessions, sums
 from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.read import Read
@@ -50,6 +50,22 @@ def listed(**given: str) -> Callable[[apsw.Connection], Any]:
     return lambda db: find.page(db, query.parse(given))
 
 
+EXPRESSIONS = {
+    "an index": "model=m1 and ttft>1ms",
+    "a class": "status=2xx and not client=c",
+    "paths": "path=/v1* and stream",
+    "a magnitude": "cost>$0.001",
+    "either": "model=m1 or status=201",
+    "nothing known": "not (model=m1 and provider=null)",
+}
+
+
+def filtered(text: str, **given: str) -> Callable[[apsw.Connection], Any]:
+    asked = query.parse(given)
+    asked.conditions.extend(filtering.conditions(text, BASE_MS))
+    return lambda db: find.page(db, asked)
+
+
 def searched(**given: str) -> Callable[[apsw.Connection], Any]:
     return lambda db: search.page(db, query.parse({"q": "other", **given}), search.expression("other -word1"))
 
@@ -72,6 +88,8 @@ QUESTIONS: dict[str, Callable[[apsw.Connection], Any]] = {
     **{f"list by {name}, all": listed(**{name: value}, since=SINCE, cursor=CURSOR, status="2xx")
        for name, value in FILTERS.items() if name != "status"},
     "list by everything": listed(**FILTERS),
+    **{f"list by an expression, {name}": filtered(text) for name, text in EXPRESSIONS.items()},
+    "list by an expression, all": filtered(" and ".join(EXPRESSIONS.values()), since=SINCE, cursor=CURSOR, **FILTERS),
     "search": searched(),
     "search with filters": searched(**FILTERS, since=SINCE, cursor=CURSOR),
     "facets ever": lambda db: sums.facet_answer(db, sums.facets({})),
@@ -139,4 +157,4 @@ def test_a_scan_would_be_seen(db: apsw.Connection) -> None:
 
 
 def test_every_filter_is_among_these_questions() -> None:
-    assert set(query.PARAMETERS) - {"since", "until", "q", "limit", "cursor"} == set(FILTERS)
+    assert set(query.PARAMETERS) - {"since", "until", "q", "filter", "limit", "cursor"} == set(FILTERS)

@@ -98,6 +98,7 @@ def in_sqlite(text: str, rows: list[dict[str, Any]]) -> list[bool]:
         ("client='null'", {}, False),
         ("not client=curl", {}, True),
         ("client!=curl", {"client_kind": "curl"}, False),
+        ("tokens_per_second=null", {"tokens_per_second": math.nan}, True),
         ("tokens_per_second<5", {"tokens_per_second": math.nan}, False),
         (r"""model='it\'s \\' or model="\"" """, {"model": "it's \\"}, True),
         ("model=and", {"model": "and"}, True),
@@ -266,6 +267,7 @@ def test_an_error_points_at_the_character(text: str, offset: int, message: str) 
 def test_limits_have_their_place() -> None:
     meant("not " * DEPTH_MAX + "stream")
     meant(" or ".join(["stream"] * TESTS_MAX))
+    meant(" or ".join(["(stream)"] * (DEPTH_MAX + 1)))
     too_much = {
         "not " * (DEPTH_MAX + 1) + "stream": 4 * DEPTH_MAX,
         "(" * 2000: DEPTH_MAX,
