@@ -78,6 +78,7 @@ def in_sqlite(text: str, rows: list[dict[str, Any]]) -> list[bool]:
         ("ttft>=2s", {"ttft_us": 1_999_999}, False),
         ("ttft=1.5ms", {"ttft_us": 1500}, True),
         ("duration>=1m and duration<1h", {"duration_us": 60_000_000}, True),
+        ("duration<1m", {"duration_us": 59_999_999}, True),
         ("duration<1d", {"duration_us": 86_399_999_999}, True),
         ("resp_bytes=64KB", {"resp_bytes": 64_000}, True),
         ("resp_bytes=64kib", {"resp_bytes": 65_536}, True),
@@ -262,6 +263,15 @@ def test_an_error_points_at_the_character(text: str, offset: int, message: str) 
     assert (
         shown[caret.index("^") : caret.index("^") + 1].strip("\0\ud800") == text[offset : offset + 1].strip("\0\ud800 ") or "\0"
     )
+
+
+def test_of_a_long_expression_the_place_is_shown() -> None:
+    for before, after in ((0, 40), (40, 0), (20, 20)):
+        with pytest.raises(FilterError) as err:
+            meant("stream or " * before + "modle" + " or stream" * after)
+        shown, caret = err.value.pointed.split("\n")
+        assert shown[caret.index("^") :].startswith("modle")
+        assert len(shown) == 70
 
 
 def test_limits_have_their_place() -> None:
