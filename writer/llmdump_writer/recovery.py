@@ -284,7 +284,7 @@ def _record_to_end(content: bytes, file_format: str) -> Record | None:
     return first.record if isinstance(first, Located) and first.size == len(content) else None
 
 
-def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None, *, synced: bool) -> _Whole:
+def _read_whole(directory: Path, name: Name, limit: dict[str, int] | None = None, *, synced: bool = False) -> _Whole:
     """All records of a file, or those before the first beyond its instance's `limit`."""
     spans: Spans = {}
     records = end = 0
