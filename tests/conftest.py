@@ -1,6 +1,13 @@
-"""What all tests share: the options of the long forms."""
+"""What all tests share: the options of the long forms, and checks outside test files whose assertions tell more."""
 
 import pytest
+
+# Here, for a module can be registered only before anybody imports it.
+pytest.register_assert_rewrite(
+    *(f"tests.chaos.{checks}" for checks in ("checker", "kills", "stored", "clients")),
+    *(f"tests.e2e.{checks}" for checks in ("crossing", "pipeline", "load", "files")),
+    "tests.reading.replay",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-for checks in ("checker", "kills", "stored", "clients"):
-    pytest.register_assert_rewrite(f"tests.chaos.{checks}")
-pytest.register_assert_rewrite("tests.e2e.pipeline", "tests.e2e.files")
-
-from tests.e2e import pipeline  # noqa: E402 - after their assertions are made to tell more
+from tests.e2e import pipeline
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

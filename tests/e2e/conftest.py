@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.e2e.crossing", "tests.e2e.pipeline", "tests.e2e.load", "tests.e2e.files")
-
-from tests.e2e import llama, pipeline  # noqa: E402 - after their assertions are made to tell more
+from tests.e2e import llama, pipeline
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,10 @@ from typing import Any, Final
 
 import pytest
 
-pytest.register_assert_rewrite("tests.e2e.pipeline", "tests.reading.replay")
-
-from tests.e2e.pipeline import Pipeline  # noqa: E402 - after its assertions are made to tell more
-from tests.reading import replay  # noqa: E402
-from tests.reading.exchanges import CORPUS, VECTORS, coded, decoded, lines  # noqa: E402
-from tests.reading.test_vectors import body_of  # noqa: E402
+from tests.e2e.pipeline import Pipeline
+from tests.reading import replay
+from tests.reading.exchanges import CORPUS, VECTORS, coded, decoded, lines
+from tests.reading.test_vectors import body_of
 
 pytestmark = [pytest.mark.xdist_group("reading-pipeline"), pytest.mark.timeout(180)]
 

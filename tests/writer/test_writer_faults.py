@@ -152,7 +152,8 @@ def test_what_a_failed_sync_covered_is_not_acknowledged_and_never_synced_again(t
         proxy.send(when, when + 5)
         proxy.acknowledged(when + 5)
         assert errors(writer) == {"EIO": 1}
-        assert files(writer.data).get("w0-00000001.cbor") == suspect, "the suspect file was touched again"
+        # Where nothing before the failure was durable the file is gone, and its number may be another file's.
+        assert suspect is None or files(writer.data)["w0-00000001.cbor"] == suspect, "the suspect file was touched again"
         assert numbers(writer.data) == list(range(1, when + 6))
         assert writer.health() == 200
         writer.kill()
