@@ -48,15 +48,17 @@ class Runs:
 
     def packed(self) -> bytes:
         """All runs so far."""
-        return bytes(self._packed + self._open())
+        packed = self._packed.copy()
+        if self._size:
+            _leb128(packed, self._open_at - self._end)
+            _leb128(packed, self._size)
+        return bytes(packed)
 
     def _close(self) -> None:
         if self._size:
-            self._packed += self._open()
+            _leb128(self._packed, self._open_at - self._end)
+            _leb128(self._packed, self._size)
             self._end = self._open_at + self._size
-
-    def _open(self) -> bytes:
-        return _leb128(self._open_at - self._end) + _leb128(self._size) if self._size else b""
 
 
 def unpack(packed: bytes) -> list[tuple[int, int]]:
@@ -78,13 +80,11 @@ def unpack(packed: bytes) -> list[tuple[int, int]]:
     return runs
 
 
-def _leb128(value: int) -> bytes:
-    packed = bytearray()
+def _leb128(packed: bytearray, value: int) -> None:
     while value > 0x7F:
         packed.append(value & 0x7F | 0x80)
         value >>= 7
     packed.append(value)
-    return bytes(packed)
 
 
 class Piece(NamedTuple):

@@ -64,6 +64,8 @@ RECORD_BYTES_MAX: Final = 256 * 1024 * 1024
 _HEAD = struct.Struct(">5sd24sI")
 _META = struct.Struct(">12sI5sQ")
 _CRC = struct.Struct(">5sI")
+_FRONT = struct.Struct(">5xd4xB19xI")  # ts, dir, length of data
+_NAMES = struct.Struct(">21xQ5x16s6x36s")  # within meta: number, instance, exchange
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _INDEX = struct.Struct(">14sI")
@@ -274,19 +276,20 @@ def decode(record: bytes | memoryview) -> Record:
 
 
 def _read(record: bytes | memoryview) -> Record:
-    (ts,) = struct.unpack_from(">d", record, 5)
-    meta_at = DATA_AT + _U32.unpack_from(record, 37)[0]
-    kind_at = meta_at + _FIXED_META_BYTES
-    kind_end = kind_at + 5 + (record[kind_at + 4] & 0x1F)
+    ts, direction, size = _FRONT.unpack_from(record)
+    meta_at = DATA_AT + size
+    number, instance, exchange = _NAMES.unpack_from(record, meta_at)
+    kind_at = meta_at + _FIXED_META_BYTES + 5
     return Record(
-        ts=ts,
-        direction=record[17],
-        number=_U64.unpack_from(record, meta_at + 21)[0],
-        instance=str(record[meta_at + 34 : meta_at + 50], "ascii"),
-        exchange=str(record[meta_at + 56 : meta_at + 92], "ascii"),
-        kind=str(record[kind_at + 5 : kind_end], "ascii"),
-        data=bytes(record[DATA_AT:meta_at]),
-        raw_meta=bytes(record[meta_at + 5 :]),
+        ts,
+        direction,
+        number,
+        instance.decode("ascii"),
+        exchange.decode("ascii"),
+        str(record[kind_at : kind_at + (record[kind_at - 1] & 0x1F)], "ascii"),
+        bytes(record[DATA_AT:meta_at]),
+        None,
+        bytes(record[meta_at + 5 :]),
     )
 
 

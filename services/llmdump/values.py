@@ -8,9 +8,14 @@ INTEGER_MAX: Final = 2**63 - 1
 """What SQLite holds in an integer."""
 
 
+_MICROS_MAX_S: Final = 9e12
+
+
 def micros(ts: float) -> int:
     """Seconds since 1970 as µs; 0 for what is no time at all."""
-    return min(max(round(ts * 1e6), 0), INTEGER_MAX) if math.isfinite(ts) else 0
+    if 0.0 <= ts < _MICROS_MAX_S:  # nearly always; not so NaN
+        return round(ts * 1e6)
+    return INTEGER_MAX if math.isfinite(ts) and ts > 0 else 0
 
 
 def integer(value: Any, default: Any = None) -> Any:

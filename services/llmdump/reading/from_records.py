@@ -52,16 +52,18 @@ class FromRecords:
 
     def take(self, record: Record) -> None:
         """The next record."""
-        at_us = max(0, micros(record.ts) - self._started_us)
-        kind, answering = record.kind, self._answering
-        if kind == "chunk" and record.direction == BACKEND_TO_PROXY and answering is not None and not self._waiting:
+        at_us = micros(record.ts) - self._started_us
+        if at_us < 0:
+            at_us = 0
+        kind, direction, answering = record.kind, record.direction, self._answering
+        if kind == "chunk" and direction == BACKEND_TO_PROXY and answering is not None and not self._waiting:
             answering.take(record, at_us)  # nearly all records are these
-        elif record.direction == CLIENT_TO_PROXY and kind in {"head", "chunk"}:
+        elif direction == CLIENT_TO_PROXY and kind in {"head", "chunk"}:
             self._ask(record)
         elif kind == "forward":
             upstream = record.meta.get("x_up")
             self._upstream = upstream.rpartition("/")[2] if isinstance(upstream, str) else ""
-        elif kind in {"pipe", "answer"} or (record.direction == BACKEND_TO_PROXY and kind in {"head", "chunk"}):
+        elif kind in {"pipe", "answer"} or (direction == BACKEND_TO_PROXY and kind in {"head", "chunk"}):
             self._answer(record, at_us)
 
     def finish(self, *, ended: bool) -> Told:
@@ -184,7 +186,9 @@ class _Answering:
         if self._socket is not None:
             self._message(self._socket, record, at_us)
         elif record.direction == BACKEND_TO_PROXY and not self.is_cut:
-            self.body(record.data, at_us)
+            self._last_us = at_us
+            for event in self._body.feed(record.data, at_us):
+                self._reader.event(event)
         if record.mentions(b"x_cut"):
             self.is_cut = True
 
