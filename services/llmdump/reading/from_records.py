@@ -53,8 +53,7 @@ class FromRecords:
     def take(self, record: Record) -> None:
         """The next record."""
         at_us = micros(record.ts) - self._started_us
-        if at_us < 0:
-            at_us = 0
+        at_us = max(at_us, 0)
         kind, direction, answering = record.kind, record.direction, self._answering
         if kind == "chunk" and direction == BACKEND_TO_PROXY and answering is not None and not self._waiting:
             answering.take(record, at_us)  # nearly all records are these
