@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import orjson
 
-from llmdump_api import find
+from llmdump_api import excerpt, find
 from llmdump_api.index import first, rows
 from llmdump_api.params import BadParamError, Cursor
 from llmdump_api.query import Query, row_object
@@ -24,22 +24,26 @@ WINDOW_ROWS: Final = 50_000
 BUDGET_S: Final = 0.006
 WORDS_MAX: Final = 32
 EXAMINED_MAX: Final = 2000
-SNIPPET_TOKENS: Final = 16
 
 _WORD = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
-_MARK: Final = ("\x02", "\x03")
-_SNIPPETS: Final = (
-    "SELECT rowid, snippet(search, 0, :open, :close, '…', :tokens), snippet(search, 1, :open, :close, '…', :tokens) "
-    "FROM search WHERE search MATCH :match AND rowid BETWEEN :low AND :high AND rowid IN (SELECT value FROM json_each(:rows))"
-)
+_TEXTS: Final = "SELECT trace, prompt, answer FROM json_each(?) CROSS JOIN turn_text ON turn_text.trace = json_each.value"
+
+
+class Wanted(NamedTuple):
+    """What is searched for."""
+
+    match: str
+    """The FTS5 query."""
+    places: re.Pattern[str]
+    """Finds it in a text."""
 
 
 class Hit(NamedTuple):
-    """A row with where it was found."""
+    """A row, and on each side what was found, as texts outside and inside of it in turn; None: nothing."""
 
     row: tuple[Any, ...]
-    prompt: list[Any] | None
-    answer: list[Any] | None
+    prompt: list[str] | None
+    answer: list[str] | None
 
 
 class Hits(NamedTuple):
@@ -49,23 +53,24 @@ class Hits(NamedTuple):
     next_cursor: Cursor | None
 
 
-def expression(typed: str) -> str:
-    """The FTS5 query for what was typed. Raises BadParamError. Pure."""
+def expression(typed: str) -> Wanted:
+    """What to search for, of what was typed. Raises BadParamError. Pure."""
     wanted: list[str] = []
     unwanted: list[str] = []
     for minus, phrase, word in _WORD.findall(typed):
         text = word or phrase
         if any(character.isalnum() for character in text):
-            (unwanted if minus else wanted).append(f'"{text}"')
+            (unwanted if minus else wanted).append(text)
     if not wanted or len(wanted) + len(unwanted) > WORDS_MAX:
         raise BadParamError("q", f"allowed are 1 to {WORDS_MAX} words, not only unwanted ones")
-    return " AND ".join(wanted) + "".join(f" NOT {word}" for word in unwanted)
+    match = " AND ".join(f'"{text}"' for text in wanted) + "".join(f' NOT "{text}"' for text in unwanted)
+    return Wanted(match, excerpt.pattern(wanted))
 
 
-def page(db: apsw.Connection, query: Query, match: str) -> Hits:
+def page(db: apsw.Connection, query: Query, wanted: Wanted) -> Hits:
     """A page of what matches. Raises apsw.Error."""
-    numbers, reached = _numbers(db, query, match)
-    hits = _hits(db, numbers[: query.limit], match)
+    numbers, reached = _numbers(db, query, wanted.match)
+    hits = _hits(db, numbers[: query.limit], wanted.places)
     if len(numbers) > query.limit:
         reached = numbers[query.limit - 1]
     return Hits(hits, None if reached is None else _cursor(db, reached))
@@ -75,12 +80,14 @@ def _numbers(db: apsw.Connection, query: Query, match: str) -> tuple[list[int], 
     """Numbers of rows, falling, one more than the page holds if there are; and where to go on if not at the end."""
     deadline = time.monotonic() + BUDGET_S
     below = _begin(db, query)
+    filtered = bool(query.conditions) or query.since_ms is not None or query.until_ms is not None
     numbers: list[int] = []
     while below > 1:
         low = max(1, below - WINDOW_ROWS)
-        looked_at = rows(db, *statement(query, match, low, below))
+        most = EXAMINED_MAX if filtered else query.limit + 1 - len(numbers)
+        looked_at = rows(db, *statement(query, match, low, below, most))
         numbers += [number for number, fits in looked_at if fits]
-        below = looked_at[-1][0] if len(looked_at) >= EXAMINED_MAX else low
+        below = looked_at[-1][0] if len(looked_at) >= most else low
         if len(numbers) > query.limit:
             return numbers, None
         if time.monotonic() > deadline:
@@ -88,7 +95,7 @@ def _numbers(db: apsw.Connection, query: Query, match: str) -> tuple[list[int], 
     return numbers, None
 
 
-def statement(query: Query, match: str, low: int, below: int) -> tuple[str, list[Any]]:
+def statement(query: Query, match: str, low: int, below: int, most: int) -> tuple[str, list[Any]]:
     """The statement for numbers of rows in a window, and whether they meet the other conditions."""
     conditions = [condition.sql for condition in query.conditions]
     values = [value for condition in query.conditions for value in condition.values]
@@ -101,7 +108,7 @@ def statement(query: Query, match: str, low: int, below: int) -> tuple[str, list
     return (
         f"SELECT search.rowid, ({fits or '1'}) FROM {source} WHERE search MATCH ? AND search.rowid >= ? AND search.rowid < ? "
         "ORDER BY search.rowid DESC LIMIT ?",
-        [*values, match, low, below, EXAMINED_MAX],
+        [*values, match, low, below, most],
     )
 
 
@@ -120,25 +127,9 @@ def _cursor(db: apsw.Connection, number: int) -> Cursor | None:
     return None if row is None else Cursor(*row)
 
 
-def _hits(db: apsw.Connection, numbers: list[int], match: str) -> list[Hit]:
-    if not numbers:
-        return []
-    found = rows(
-        db,
-        _SNIPPETS,
-        {
-            "open": _MARK[0], "close": _MARK[1], "tokens": SNIPPET_TOKENS, "match": match,
-            "low": numbers[-1], "high": numbers[0], "rows": orjson.dumps(numbers).decode(),
-        },
-    )  # fmt: skip
-    snippets = {number: (_parts(prompt), _parts(answer)) for number, prompt, answer in found}
-    return [Hit(find.row(db, number), *snippets[number]) for number in numbers]
-
-
-def _parts(snippet: str) -> list[Any] | None:
-    """The snippet as texts in turn outside and inside of what was found; None if nothing was found in it."""
-    parts = re.split(f"[{_MARK[0]}{_MARK[1]}]", snippet)
-    return parts if len(parts) > 1 else None
+def _hits(db: apsw.Connection, numbers: list[int], places: re.Pattern[str]) -> list[Hit]:
+    texts = {number: texts for number, *texts in rows(db, _TEXTS, (orjson.dumps(numbers).decode(),))}
+    return [Hit(find.row(db, number), *(excerpt.excerpt(places, text) for text in texts[number])) for number in numbers]
 
 
 def shown(hit: Hit) -> dict[str, Any]:

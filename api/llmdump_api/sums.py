@@ -31,17 +31,18 @@ FACET_ROWS_MAX: Final = 20_000
 """Rows of `usage` that are added up for one facet; of more the answer says that it is cut."""
 SERIES_DEFAULT: Final = 10
 POINTS_MAX: Final = 400
-"""Buckets times groups in an answer."""
+"""Buckets times groups times spreads in an answer."""
 _FACET_BUCKETS: Final = 100
 
 _AMOUNTS: Final = (
     "requests", "errors", "input_tokens", "input_uncached_tokens", "cache_read_tokens", "cache_write_tokens",
     "output_tokens", "reasoning_tokens", "cost_nano_usd", "priced", "req_bytes", "resp_bytes",
 )  # fmt: skip
-_SPREADS: Final = {
-    "duration_us": ("duration_ms", 1000), "ttft_us": ("ttft_ms", 1000),
-    "tokens_per_second": ("output_tokens_per_second", 1000), "own_us": ("own_us", 1),
+SPREADS: Final = {
+    "duration_ms": ("duration_us", 1000), "ttft_ms": ("ttft_us", 1000),
+    "output_tokens_per_second": ("tokens_per_second", 1000), "own_us": ("own_us", 1),
 }  # fmt: skip
+"""What percentiles there are of, with the column of `usage` and its scale."""
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _SHARES_OF: Final = tuple(_SHARES.values())
 _SUMS: Final = ", ".join(f"sum({name})" for name in _AMOUNTS)
@@ -57,10 +58,10 @@ ROWS_IN_RANGE: Final = (
     "SELECT count(*) FROM (SELECT 1 FROM usage WHERE seconds = ? AND dimension = ? AND bucket >= ? AND bucket < ? "
     f"LIMIT {FACET_ROWS_MAX + 1})"
 )
-POINTS: Final = (
+_POINTS: Final = (
     "WITH RECURSIVE at (bucket) AS ("
     "SELECT :since_s UNION ALL SELECT bucket + :step_s FROM at WHERE bucket + :step_s < :until_s) "
-    f"SELECT usage.value, at.bucket, {', '.join([*_AMOUNTS, *_SPREADS])} FROM at CROSS JOIN json_each(:values) AS wanted "
+    "SELECT usage.value, at.bucket, {columns} FROM at CROSS JOIN json_each(:values) AS wanted "
     "CROSS JOIN usage ON seconds = :step_s AND dimension = :dimension AND usage.bucket = at.bucket "
     "AND usage.value = wanted.value"
 )
@@ -70,7 +71,7 @@ BOUNDS: Final = (
 )
 
 
-SHOWN: Final = (*_SHARES, *(shown for shown, _ in _SPREADS.values()), *_AMOUNTS[:8], "cost_usd", "unpriced")
+SHOWN: Final = (*_SHARES, *SPREADS, *_AMOUNTS[:8], "cost_usd", "unpriced")
 """Members of sums in the answers."""
 
 
@@ -93,10 +94,12 @@ class Series(NamedTuple):
     since_s: int
     until_s: int
     limit: int
+    spreads: tuple[str, ...]
+    """Of `SPREADS`."""
 
 
 FACET_PARAMETERS: Final = ("by", "since", "until", "limit")
-SERIES_PARAMETERS: Final = ("by", "value", "step", "since", "until", "limit")
+SERIES_PARAMETERS: Final = ("by", "value", "step", "spread", "since", "until", "limit")
 
 
 def facets(params: Mapping[str, str]) -> Facets:
@@ -122,9 +125,12 @@ def series(params: Mapping[str, str], now_s: int) -> Series:
     since_s = until_s - 86400 if since_s is None else since_s
     step_s = _step(params, until_s - since_s, DIMENSIONS.get(by, ""))
     limit = 1 if not by or "value" in params else given.limit(params, SERIES_DEFAULT, POINTS_MAX)
-    asked = Series(by, params.get("value"), step_s, since_s - since_s % step_s, until_s, limit)
-    if len(buckets(asked)) * limit > POINTS_MAX:
-        raise BadParamError("step", f"allowed are {POINTS_MAX} buckets times groups: take a longer step, or a lower limit")
+    spreads = _spreads(params.get("spread", "ttft_ms"))
+    asked = Series(by, params.get("value"), step_s, since_s - since_s % step_s, until_s, limit, spreads)
+    if len(buckets(asked)) * limit * max(1, len(spreads)) > POINTS_MAX:
+        raise BadParamError(
+            "step", f"allowed are {POINTS_MAX} buckets times groups times spreads: take a longer step, or a lower limit"
+        )
     return asked
 
 
@@ -137,6 +143,13 @@ def _dimension(name: str) -> str:
     if name not in DIMENSIONS:
         raise BadParamError("by", f"allowed are {', '.join(DIMENSIONS)}")
     return DIMENSIONS[name]
+
+
+def _spreads(value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(value.split(","))) if value else ()
+    if not set(names) <= SPREADS.keys():
+        raise BadParamError("spread", f"allowed are some of {', '.join(SPREADS)}, with commas between")
+    return names
 
 
 def _seconds(name: str, params: Mapping[str, str]) -> int | None:
@@ -192,9 +205,10 @@ def _value(row: tuple[Any, ...]) -> dict[str, Any]:
 def series_answer(db: apsw.Connection, asked: Series) -> dict[str, Any]:
     """The answer of /api/stats. Raises apsw.Error."""
     points: dict[str, list[tuple[Any, ...]]] = {value: [] for value in _groups(db, asked)}
-    for value, *point in rows(db, POINTS, _bound(asked, list(points))):
+    columns = ", ".join([*_AMOUNTS, *(SPREADS[name][0] for name in asked.spreads)])
+    for value, *point in rows(db, _POINTS.format(columns=columns), _bound(asked, list(points))):
         points[value].append(tuple(point))
-    return no_series(asked) | {"series": [_series(value, found) for value, found in points.items()]}
+    return no_series(asked) | {"series": [_series(asked, value, found) for value, found in points.items()]}
 
 
 def no_series(asked: Series) -> dict[str, Any]:
@@ -222,16 +236,16 @@ def _bound(asked: Series, values: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _series(value: str, found: list[tuple[Any, ...]]) -> dict[str, Any]:
+def _series(asked: Series, value: str, found: list[tuple[Any, ...]]) -> dict[str, Any]:
     total, points = [0] * len(_AMOUNTS), []
-    spreads: list[spread.Bins] = [{} for _ in _SPREADS]
+    spreads: list[spread.Bins] = [{} for _ in asked.spreads]
     for bucket, *row in found:
         amounts, own = row[: len(_AMOUNTS)], [spread.unpack(packed) for packed in row[len(_AMOUNTS) :]]
         total = list(map(operator.add, total, amounts))
         for bins, more in zip(spreads, own, strict=True):
             spread.add(bins, spread.pairs(more))
-        points.append({"ts": given.rfc3339(bucket * 1000), **_amounts(amounts), **_percentiles(own)})
-    summed = {**_amounts(total), **_percentiles(map(spread.flat, spreads))}
+        points.append({"ts": given.rfc3339(bucket * 1000), **_amounts(amounts), **_percentiles(asked, own)})
+    summed = {**_amounts(total), **_percentiles(asked, map(spread.flat, spreads))}
     return {"value": value, "total": summed, "buckets": points}
 
 
@@ -242,10 +256,10 @@ def _amounts(values: Any) -> dict[str, Any]:
     return shown
 
 
-def _percentiles(spreads: Iterable[list[int]]) -> dict[str, Any]:
-    return {
-        shown: {name: value / scale for name, value in zip(_SHARES, spread.percentiles(numbers, _SHARES_OF), strict=True)}
-        if numbers
-        else None
-        for numbers, (shown, scale) in zip(spreads, _SPREADS.values(), strict=True)
-    }
+def _percentiles(asked: Series, spreads: Iterable[list[int]]) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for name, numbers in zip(asked.spreads, spreads, strict=True):
+        scale = SPREADS[name][1]
+        found = spread.percentiles(numbers, _SHARES_OF) if numbers else ()
+        shown[name] = {share: value / scale for share, value in zip(_SHARES, found, strict=True)} if found else None
+    return shown

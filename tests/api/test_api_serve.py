@@ -289,7 +289,7 @@ def test_sums_and_sessions_tell_what_crossed(api: Served) -> None:
     ranged = "since=2026-01-01T00:00:00Z&until=2026-01-01T01:00:00Z"
     assert api.ask(f"/api/facets?by=model,status_class&{ranged}").json["facets"] == models
     assert api.ask("/api/facets?by=model&until=2026-01-01T00:00:00Z").json["facets"]["model"]["values"] == []
-    (series,) = api.ask(f"/api/stats?{ranged}").json["series"]
+    (series,) = api.ask(f"/api/stats?spread=duration_ms,own_us&{ranged}").json["series"]
     assert (series["value"], series["total"]["requests"], series["total"]["errors"]) == ("", 3, 1)
     assert [bucket["ts"] for bucket in series["buckets"]] == ["2026-01-01T00:00:00.000Z"]
     assert series["total"]["duration_ms"]["p50"] == pytest.approx(5.0, rel=0.03)
@@ -309,7 +309,8 @@ def test_sums_and_sessions_tell_what_crossed(api: Served) -> None:
     [
         ("facets?by=nobody", "by"), ("facets?by=", "by"), ("facets?limit=201", "limit"), ("facets?model=x", "model"),
         ("facets?since=now", "since"), ("stats?by=path", "by"), ("stats?value=x", "value"), ("stats?step=second", "step"),
-        ("stats?by=api&step=minute", "step"), ("stats?step=minute", "step"), ("stats?by=model&step=hour&limit=100", "step"),
+        ("stats?by=api&step=minute", "step"), ("stats?step=minute", "step"), ("stats?spread=x", "spread"),
+        ("stats?by=model&spread=ttft_ms,own_us", "step"), ("stats?by=model&step=hour&limit=100", "step"),
         ("sessions?limit=0", "limit"), ("sessions?key_hash=x", "key_hash"), ("sessions?project=a&client=b", "client"),
         ("sessions?cursor=x", "cursor"), ("sessions/x", "id"), (f"sessions/{new_id(1)}?since=x", "since"),
         ("traces?q=", "q"), ("traces?q=-word", "q"), ("traces?q=%22%22", "q"), ("traces?q=%E2%80%A6", "q"),
