@@ -24,6 +24,7 @@ class PinnedRows:
     def __init__(self, data: DataDir) -> None:
         self._data = data
         self._listed_mtime_ns = -1
+        self._looked = False
         self._without_row: set[str] = set()
         self.sizes: dict[str, int] = {}
         """Bytes of each pinned exchange."""
@@ -42,7 +43,7 @@ class PinnedRows:
         return changed or absorb.pending
 
     def _look(self) -> bool:
-        """Whether the directory may hold something else than the last time."""
+        """Whether the directory may hold something else than the last time, or than the index says."""
         try:
             mtime_ns = self._data.pinned.stat().st_mtime_ns
         except FileNotFoundError:
@@ -52,7 +53,8 @@ class PinnedRows:
         fresh = time.time() - mtime_ns / 1e9 < _LISTING_TRUSTED_AFTER_S
         self._listed_mtime_ns = -1 if fresh else mtime_ns
         before, self.sizes = self.sizes, pins.find(self._data)
-        return before != self.sizes or not fresh
+        first, self._looked = not self._looked, True
+        return first or before != self.sizes or not fresh
 
     def _make(self, exchange: str, absorb: Absorb) -> None:
         try:

@@ -202,6 +202,15 @@ def test_an_index_made_anew_has_the_same_row_of_what_is_pinned_and_gone(data: Da
     assert row(data, ONE) == before | {"pinned": 0}
 
 
+def test_an_indexer_that_begins_at_once_after_an_unpin_sees_it(data: DataDir) -> None:
+    pins.pin(data, ONE, pins.Room(0, 0))
+    Follower(data).catch_up()
+    assert pins.unpin(data, ONE)
+    Follower(data).catch_up()  # sooner than the directory's time proves anything
+    found = row(data, ONE)
+    assert found is not None and found["pinned"] == 0
+
+
 def test_a_copy_makes_a_row_in_another_data_directory(data: DataDir, tmp_path: Path) -> None:
     assert llmdump(data, "pin", ONE).returncode == 0
     Follower(data).catch_up()
