@@ -31,7 +31,7 @@ async def serve(running: Process) -> None:
     loop = asyncio.get_running_loop()
     work = loop.create_future()
     thread = threading.Thread(target=_work, args=(follower, loop, work), name="follow", daemon=True)
-    runner = await admin.serve(running.settings.indexer_admin_listen, running.presence, follower.samples, follower.health)
+    pages = await admin.serve(running.settings.indexer_admin_listen, running.presence, follower.samples, follower.health)
     thread.start()
     running.started()
     stopping = asyncio.create_task(running.stopping.wait())
@@ -47,7 +47,7 @@ async def serve(running: Process) -> None:
     finally:
         stopping.cancel()
         follower.abandon()
-        await runner.cleanup()
+        pages.close()
 
 
 async def _finish(follower: Follower, work: "asyncio.Future[None]", running: Process) -> None:

@@ -16,12 +16,12 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import version
 from typing import Any, Final
 
 from llmdump import admin, log, process
 from llmdump.metrics import Sample, by_label
 from llmdump.process import Process
+from llmdump.version import __version__
 from llmdump_proxy.engine import Engine, Stats
 from llmdump_proxy.handover import HandoverError, Offer, Predecessor, take
 from llmdump_proxy.link import Shipping
@@ -70,7 +70,7 @@ class Proxy:
         running = self._running
         listener = Listener(sock, lambda: ClientProtocol(self.engine, self._sessions), self._loop)
         await listener.open()
-        runner = await admin.serve(running.settings.proxy_admin_listen, running.presence, self.samples, self.health)
+        pages = await admin.serve(running.settings.proxy_admin_listen, running.presence, self.samples, self.health)
         ticking = self._loop.create_task(self._tick())
         offer = Offer(running.data.handover_socket(running.presence.card.slot), listener.socket)
         offer.open(partial(self._retire, listener, offer, taken=True))
@@ -89,10 +89,10 @@ class Proxy:
         ticking.cancel()
         self._pool.close()
         await self.shipping.close()
-        await runner.cleanup()
+        pages.close()
 
     def _say_hello(self, listen: str) -> None:
-        about = {"version": version("llmdump"), "pid": os.getpid(), "host": socket.gethostname(), "listen": listen}
+        about = {"version": __version__, "pid": os.getpid(), "host": socket.gethostname(), "listen": listen}
         self.recorder.hello(time.time(), about)
         self._running.started(listen=listen, instance=self.recorder.instance)
 

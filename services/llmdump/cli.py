@@ -9,6 +9,8 @@ from typing import Final
 
 import click
 
+from llmdump.version import __version__
+
 COMMANDS: Final = {
     "banner": "Where to point a client, where to read, how to see a first capture.",
     "config": "The settings in force and where each came from; the reference of all keys.",
@@ -57,6 +59,6 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="llmdump", message="llmdump %(version)s")
+@click.version_option(__version__, message="llmdump %(version)s")
 def main() -> None:
     """tcpdump for LLM gateways, with a loss certificate."""

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -23,6 +22,7 @@ from llmdump import log, presence
 from llmdump.data_dir import DataDir
 from llmdump.presence import Presence
 from llmdump.settings import KEYS, Loaded, SettingError, Settings, allowed, description, flag_of, from_process
+from llmdump.version import __version__
 
 LEAVE_WITHIN_S: Final = 4.0
 # The others got their SIGTERM at the same moment, but may not have said so yet.
@@ -106,7 +106,7 @@ def run(role: str, serve: Serve, loaded: Loaded) -> None:
         os.nice(BEHIND_FORWARDING_NICE)
     try:
         data = DataDir(Path(loaded.settings.data_dir)).create()
-        own = Presence.claim(data.run, role, version("llmdump"))
+        own = Presence.claim(data.run, role, __version__)
     except (OSError, RuntimeError) as err:
         fail(f"cannot use the data directory {loaded.settings.data_dir}: {err}")
     try:

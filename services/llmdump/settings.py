@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 ENV_PREFIX: Final = "LLMDUMP_"
@@ -365,6 +364,8 @@ def _file_layer(config: Path | None) -> list[tuple[str, dict[str, Any]]]:
     path = config or Path(CONFIG_FILE)
     if config is None and not path.exists():
         return []
+    import yaml  # noqa: PLC0415 - a tenth of the time in which a process starts, and most have no such file
+
     try:
         content = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as err:

@@ -57,7 +57,7 @@ def test_help_has_examples_that_exist(llmdump: Run) -> None:
 
 
 def test_version_is_that_of_the_project(llmdump: Run) -> None:
-    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    version = re.search(r'^__version__ = "(.+)"$', (ROOT / "services/llmdump/version.py").read_text(), re.MULTILINE)
     assert version is not None
     assert llmdump("--version").stdout == f"llmdump {version[1]}\n"
 

@@ -45,7 +45,7 @@ async def serve(process: Process) -> None:
         yield Sample("llmdump_writer_connections_refused_total", link.refused)
         yield from writer.samples()
 
-    runner = await admin.serve(process.settings.writer_admin_listen, process.presence, samples, writer.health)
+    pages = await admin.serve(process.settings.writer_admin_listen, process.presence, samples, writer.health)
     writer.sealer.start()
     capturing = asyncio.create_task(asyncio.to_thread(link.run), name="capture")
     process.started(listen=endpoint)
@@ -57,7 +57,7 @@ async def serve(process: Process) -> None:
     stopping.cancel()
     await capturing
     writer.sealer.stop(SEALER_LEAVES_S)
-    await runner.cleanup()
+    pages.close()
 
 
 def _endpoint(process: Process, *, curve: bool) -> str:
