@@ -109,6 +109,27 @@ def test_a_file_cut_at_any_byte_gives_the_whole_frames_before_the_cut(data: Data
         os.close(lock)
 
 
+@pytest.mark.parametrize("rest", [b"", b" ", b"\0"])
+def test_a_name_that_a_power_cut_left_in_part_names_nobody(data: DataDir, rest: bytes) -> None:
+    """It was not synced, so nothing was sent; a lane for a writer that there is not would wait for good."""
+    spill = Spill(data.spill, INSTANCE, room())
+    spill.write(0, ENDPOINT, packed(1))
+    spill.close()
+    (path,) = data.spill.glob("*.writer")
+    content = path.read_bytes()
+    size = len(content.rstrip())
+    found = {}
+    for cut in range(size + 1):
+        path.write_bytes(content[:cut] + rest * (len(content) - cut))
+        lock = os.open(data.spill / f"{INSTANCE}.lock", os.O_RDWR | os.O_CREAT)
+        (lane,) = Spill(data.spill, INSTANCE, room(), lock).found()
+        found[cut] = lane.endpoint
+        os.close(lock)
+    whole = found.pop(size)
+    assert set(found.values()) == {""}
+    assert whole == (ENDPOINT if rest != b"\0" else "")
+
+
 def test_a_segment_with_any_byte_changed_gives_all_frames_but_that_one(data: DataDir) -> None:
     """Also if it is the frame's head that says where the next one begins."""
     spill = Spill(data.spill, INSTANCE, room())
