@@ -399,6 +399,25 @@ async def test_a_disk_that_does_not_answer_slows_nothing(data: DataDir) -> None:
 
 
 @on_loop
+async def test_a_writer_that_comes_while_records_are_kept_for_the_next_proxy_is_sent_none_of_them(data: DataDir) -> None:
+    """Their file names nobody. What a writer holds of such a lane could never be sent again."""
+    endpoint = data.writer_endpoint(0)
+    shipping = shipping_for(data, endpoint, on_overflow="block")
+    await shipping.start()
+    assert await ship_all(shipping, 1, 5)
+    fifo = data.spill / "0123456789abcdef-0.writer"
+    os.mkfifo(fifo)  # nobody reads it: the thread hangs
+    keeping = asyncio.create_task(shipping.keep(WITHIN_S))
+    with WriterProcess(endpoint, data.root / "stored"):
+        await until(lambda: shipping.writers_connected, WITHIN_S)
+        assert shipping.outbox.sent == 0
+        assert not keeping.done()
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        assert (await keeping)[0] == 0
+        await shipping.close()
+
+
+@on_loop
 async def test_until_the_file_names_its_writer_nothing_is_sent_and_nothing_is_given_up(data: DataDir) -> None:
     """A proxy killed after it sent some of a lane that has no name would leave a file that no writer takes."""
     endpoint, path = data.writer_endpoint(0), data.root / "stored"
