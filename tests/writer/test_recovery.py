@@ -9,7 +9,7 @@ import pytest
 from llmdump import record, segment
 from llmdump.data_dir import DataDir
 from llmdump.durable import Mark
-from llmdump.retention import Notes
+from llmdump.retention import FILE, Notes
 from llmdump.settings import Settings
 from llmdump.survey import Survey
 from llmdump_writer.buffer import Buffer
@@ -192,6 +192,25 @@ def test_a_segment_without_a_whole_record_leaves_no_hole(tmp_path: Path, marked:
     notes.read()
     survey.read(directory, [segment.Name("w0", 2, "cbor")][: not marked], notes.deleted(), lambda _: None, 0.0, lambda _: None)
     assert (survey.deleted, survey.files) == ([], 1)
+
+
+def test_a_segment_without_a_record_stays_until_it_can_be_noted(tmp_path: Path) -> None:
+    """With the disk full the note is refused: a number that is neither there nor noted would be taken for a loss."""
+    directory, survey = tmp_path / "segments", Survey()
+    begin(directory, "cbor", [chunk(1, b"x", INSTANCE)], close=True)
+    torn = directory / "w0-00000002.cbor"
+    torn.write_bytes(b"\xa5emagic")
+    (directory / FILE).mkdir()
+    assert recover(directory, "w0").next_number == 3
+    assert torn.read_bytes() == b""
+    survey.read(directory, [], [], lambda _: None, 0.0, lambda _: None)
+    assert (survey.deleted, survey.damages, survey.torn_bytes) == ([], [], 0)
+    (directory / FILE).rmdir()
+    assert recover(directory, "w0").next_number == 3
+    assert not torn.exists()
+    notes = Notes(directory)
+    notes.read()
+    assert notes.last_number("w0") == 2
 
 
 def test_a_segment_given_up_whole_leaves_no_hole(tmp_path: Path) -> None:
