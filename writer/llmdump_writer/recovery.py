@@ -9,7 +9,10 @@
     plain with no whole record       nothing was ever acknowledged from it             → removed, and its number is used again
 
 After a kill, records may be in the page cache that were never synced; they are read here and so are held from now on:
-hence the sync. A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
+hence the sync. Where a sync had failed before, the kernel may call pages clean that never reached the disk, and a further
+sync would prove nothing: so what lies behind the mark (see `llmdump.durable`) is first written once more.
+
+A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
 
 After a power cut pages may have reached the disk out of order: a hole of zeros, and whole records behind it. Where all that was
 acknowledged had been synced, nothing acknowledged lies behind a hole, and held must not rise over it: it is the torn tail.
@@ -162,6 +165,8 @@ def _recover_segment(directory: Path, twins: list[Name], *, synced: bool) -> tup
     limit = {} if _lacks_its_twin(directory, twins) else _common(list(wholes.values()))
     kept = {name: _within(directory, name, whole, limit, synced=synced) for name, whole in wholes.items()}
     open_ones = [name for name, found in footers.items() if not found and not name.sealed]
+    for name in open_ones:
+        _write_again(directory / name.file, durable.limit(directory, name), kept[name].end)
     cut = sum(_close(directory / name.file, name, kept[name]) for name in open_ones)
     return _merged([whole.spans for whole in kept.values()]), cut, [name for name in open_ones if not kept[name].records]
 
@@ -215,6 +220,18 @@ def _within(directory: Path, name: Name, whole: _Whole, limit: dict[str, int], *
     """The part of a file before the first record that its twin does not have; mostly all of it."""
     within = all(last <= limit.get(instance, 0) for instance, (_, last, _) in whole.spans.items())
     return whole if within else _read_whole(directory, name, limit, synced=synced)
+
+
+def _write_again(path: Path, begin: int, end: int) -> None:
+    """Write the same bytes once more, to be synced by `_close`."""
+    if begin >= end:
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        while begin < end and (content := os.pread(fd, min(WINDOW_BYTES, end - begin), begin)):
+            begin += os.pwrite(fd, content, begin)
+    finally:
+        os.close(fd)
 
 
 def _close(path: Path, name: Name, kept: _Whole) -> int:
