@@ -1,8 +1,9 @@
 """The spill file of one proxy instance: batches that wait on disk for their writer. Blocking, for one thread.
 
     <data>/spill/<instance>.lock               locked (flock) by whoever has the instance in hand; empty
-    <data>/spill/<instance>-<lane>.writer      the endpoint of the lane's writer; blanks if it never had one.
-                                               `run:writer-0.sock` is a socket of this data directory, wherever that is now
+    <data>/spill/<instance>-<lane>.writer      the endpoint of the lane's writer, behind its CRC32C in hexadecimal; blanks if it
+                                               never had one. `run:writer-0.sock` is a socket of this data directory,
+                                               wherever that is now
     <data>/spill/<instance>-<lane>-<n>.spill   a segment: frames of one lane, one after another; n = 00000001 …
 
 A frame is one batch (integers big-endian):
@@ -20,7 +21,8 @@ Rules for whoever edits this:
 
 - A lane is one writer's for good, so its file is too. `.writer` names it before anything of the lane is sent, from memory or
   from the file, or the first frame is written later still. It is overwritten in place and without growing: it must work
-  on a full disk. A lane whose file names nobody was sent to nobody.
+  on a full disk. A lane whose file names nobody was sent to nobody; nor was one whose name has a wrong checksum: it is
+  synced before anything is sent, and what a power cut leaves of a name that was not may be zeros, or a part.
 - A write that fails leaves no trace: the segment is cut back to the last whole frame and is not appended to again.
   Only a process that died in the middle of a write leaves a torn frame. It is the last of its segment, nobody was told
   that it was written, and it is cut.
@@ -159,7 +161,7 @@ class Spill:
             return
         fd = os.open(self._directory / f"{self.instance}-{lane}.writer", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(fd, self._data.portable(endpoint).encode().ljust(ENDPOINT_BYTES), 0)
+            os.pwrite(fd, _name(self._data.portable(endpoint)).ljust(ENDPOINT_BYTES), 0)
             if endpoint:
                 os.fsync(fd)
         finally:
@@ -229,11 +231,12 @@ class Spill:
 
     def _read_writer(self, lane: int) -> str:
         try:
-            found = self._data.endpoint((self._directory / f"{self.instance}-{lane}.writer").read_text().strip())
+            name = (self._directory / f"{self.instance}-{lane}.writer").read_bytes().rstrip(b" ")
         except FileNotFoundError:
             return ""
-        self._writers[lane] = found
-        return found
+        endpoint = name.partition(b" ")[2].decode(errors="replace")
+        self._writers[lane] = self._data.endpoint(endpoint) if name == _name(endpoint) else ""
+        return self._writers[lane]
 
     def _open_segment(self, lane: int) -> tuple[int, int]:
         number = self._last + 1
@@ -288,6 +291,12 @@ def _lock(path: Path) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def _name(endpoint: str) -> bytes:
+    """A writer's name as its file has it; nothing for nobody."""
+    name = endpoint.encode()
+    return b"%08x %s" % (google_crc32c.value(name), name) if name else b""
 
 
 def _runs(packed: Packed) -> bytes:

@@ -132,6 +132,8 @@ class LaneFile:
     async def keep(self) -> int:
         """Write all that only memory has, in order: how many records. The process ends. Stops at the first error."""
         self._leaving = True
+        # A writer that comes only now gets nothing: what is put into a file without a name was sent to nobody.
+        self.lane.unnamed |= not self.endpoint
         await asyncio.gather(*(task for task in (self._writing, self._reading, self._freeing, self._naming) if task))
         kept = 0
         for packed in self.lane.left():
@@ -139,6 +141,7 @@ class LaneFile:
                 await self._thread.run(self._spill.write, self._number, self.endpoint, packed, leaving=True)
             except (OSError, SpillFullError) as err:
                 log.error("spill_refuses", error=_code(err))
+                self.lane.unnamed &= kept + self.lane.count_on_file > 0
                 return kept
             kept += len(packed.numbers)
         return kept

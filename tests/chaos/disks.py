@@ -1,8 +1,10 @@
 """Disks that refuse, under the processes of a pipeline: calls that fail under strace, a small disk that fills, limits."""
 
 import contextlib
+import re
 import resource
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -26,14 +28,21 @@ class Under(Pipeline):
         return super()._popen([*self.commands.get(role, []), *command], log)
 
 
-def failing(paths: list[Path], *faults: str) -> list[str]:
-    """A command under which calls on these files, or on any, fail. A fault is `calls:what`, as strace says it."""
+def failing(paths: list[Path], told: Path, *faults: str) -> list[str]:
+    """A command under which calls on these files, or on any, fail. A fault is `calls:what`, as strace says it; strace writes
+    to `told` what it sees."""
     strace = needs_tool("strace")
     calls = sorted({call for fault in faults for call in fault.partition(":")[0].split(",")})
     files = [word for path in paths for word in ("-P", str(path))]
     injected = [word for fault in faults for word in ("-e", f"inject={fault}")]
     traced = ["-e", f"trace={','.join(calls)}", "--seccomp-bpf"]
-    return [str(strace), "-D", "-f", "-qq", "-o", "/dev/null", *traced, *files, *injected]
+    return [str(strace), "-D", "-f", "-qq", "-o", str(told), *traced, *files, *injected]
+
+
+def failed(told: Path) -> Counter[str]:
+    """How often each call was made to fail, as `failing` was told."""
+    seen = re.findall(r"^\d+ +(?:<\.\.\. )?(\w+).*\(INJECTED", told.read_text(errors="replace"), re.MULTILINE)
+    return Counter(seen)
 
 
 def writers_files(data: Path) -> list[Path]:

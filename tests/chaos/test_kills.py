@@ -21,7 +21,7 @@ from tests.chaos.clients import Load
 from tests.chaos.stored import Stored
 from tests.e2e.pipeline import Pipeline, eventually
 
-pytestmark = [pytest.mark.xdist_group("chaos-kills"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.xdist_group("chaos-kills"), pytest.mark.timeout(3600)]
 ROUNDS: Final = 200
 ROUNDS_SHORT: Final = 3
 MOMENTS: Final = ("starting", "running", "writing", "writing")

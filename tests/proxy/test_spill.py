@@ -109,6 +109,27 @@ def test_a_file_cut_at_any_byte_gives_the_whole_frames_before_the_cut(data: Data
         os.close(lock)
 
 
+@pytest.mark.parametrize("rest", [b"", b" ", b"\0"])
+def test_a_name_that_a_power_cut_left_in_part_names_nobody(data: DataDir, rest: bytes) -> None:
+    """It was not synced, so nothing was sent; a lane for a writer that there is not would wait for good."""
+    spill = Spill(data.spill, INSTANCE, room())
+    spill.write(0, ENDPOINT, packed(1))
+    spill.close()
+    (path,) = data.spill.glob("*.writer")
+    content = path.read_bytes()
+    size = len(content.rstrip())
+    found = {}
+    for cut in range(size + 1):
+        path.write_bytes(content[:cut] + rest * (len(content) - cut))
+        lock = os.open(data.spill / f"{INSTANCE}.lock", os.O_RDWR | os.O_CREAT)
+        (lane,) = Spill(data.spill, INSTANCE, room(), lock).found()
+        found[cut] = lane.endpoint
+        os.close(lock)
+    whole = found.pop(size)
+    assert set(found.values()) == {""}
+    assert whole == (ENDPOINT if rest != b"\0" else "")
+
+
 def test_a_segment_with_any_byte_changed_gives_all_frames_but_that_one(data: DataDir) -> None:
     """Also if it is the frame's head that says where the next one begins."""
     spill = Spill(data.spill, INSTANCE, room())
@@ -375,6 +396,25 @@ async def test_a_disk_that_does_not_answer_slows_nothing(data: DataDir) -> None:
     await shipping.close()
     assert time.monotonic() - began < 2
     os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
+
+
+@on_loop
+async def test_a_writer_that_comes_while_records_are_kept_for_the_next_proxy_is_sent_none_of_them(data: DataDir) -> None:
+    """Their file names nobody. What a writer holds of such a lane could never be sent again."""
+    endpoint = data.writer_endpoint(0)
+    shipping = shipping_for(data, endpoint, on_overflow="block")
+    await shipping.start()
+    assert await ship_all(shipping, 1, 5)
+    fifo = data.spill / "0123456789abcdef-0.writer"
+    os.mkfifo(fifo)  # nobody reads it: the thread hangs
+    keeping = asyncio.create_task(shipping.keep(WITHIN_S))
+    with WriterProcess(endpoint, data.root / "stored"):
+        await until(lambda: shipping.writers_connected, WITHIN_S)
+        assert shipping.outbox.sent == 0
+        assert not keeping.done()
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        assert (await keeping)[0] == 0
+        await shipping.close()
 
 
 @on_loop

@@ -104,6 +104,7 @@ def _mutants() -> dict[str, Patches]:
         "the order of batches is not checked": [(sessions.Instance, "judge", _any_seq)],
         "a batch of any session is taken": [(sessions.Instance, "judge", _any_nonce)],
         "what lies behind a page that was never written is held": [(recovery, "_has_hole", lambda damage, offset: False)],
+        "what a failed sync left is only synced again": [(recovery, "_write_again", lambda path, begin, end: None)],
         "a torn tail is not cut": [(recovery, "_close", lambda path, name, kept: 0)],
         "records given up are left in a file that could not be cut": [(store.Store, "fail", _forget_what_is_not_cut)],
         "a place in the spill file is given back when it is read": [(outbox.Lane, "did_read", _freed_when_read)],
@@ -124,6 +125,7 @@ RARELY_FOUND: Final = frozenset(
     {
         "what is in a file without a name is sent",
         "what lies behind a page that was never written is held",
+        "what a failed sync left is only synced again",
         "a batch comes again whole, and what is in it is stored again",
         "records given up are left in a file that could not be cut",
         "a place in the spill file is given back when it is read",

@@ -101,6 +101,8 @@ class ProxyRun:
         self.process = Process(f"proxy {self.instance[:4]}")
         self.truth = truth.of(self.instance)
         self.stopping = False
+        self.kept = 0
+        """Records that it has put into its spill file to stop."""
         self.blocked = False
         self._world = world
         self._all = truth
@@ -157,7 +159,7 @@ class ProxyRun:
         self.recorder.bye(time.time())
         self.truth.state = "ended"
         if not await self.shipping.drain(DRAIN_WITHIN_S):
-            _, self.truth.given_up = await self.shipping.keep(KEEP_WITHIN_S)
+            self.kept, self.truth.given_up = await self.shipping.keep(KEEP_WITHIN_S)
         await self.shipping.close()
         self._world.note(f"{self.process.name} has left, {self.truth.given_up} given up")
         self._world.after(0.0, self.process.end)

@@ -347,6 +347,8 @@ class Simulation:
             run.stop() if stop else run.finish()
         if stop:
             self.world.run(self.world.now + 10.0, lambda: not any(run.process.alive for run in self.proxies))
+            if any(run.kept for run in self.proxies):
+                self.start_proxy()  # what could not be handed over in time is for the next one
         self._look_at = self.world.now + 1.0
         if not self.world.run(self.world.now + DRAINED_WITHIN_S, self._is_drained):
             raise Violation(f"not drained at the end: {self._waiting()}")

@@ -9,7 +9,7 @@ import pytest
 from llmdump import record, segment
 from llmdump.data_dir import DataDir
 from llmdump.durable import Mark
-from llmdump.retention import Notes
+from llmdump.retention import FILE, Notes
 from llmdump.settings import Settings
 from llmdump.survey import Survey
 from llmdump_writer.buffer import Buffer
@@ -17,6 +17,8 @@ from llmdump_writer.catalog import Catalog
 from llmdump_writer.recovery import recover
 from llmdump_writer.rotation import Limits
 from llmdump_writer.store import Store
+from tests.simulation.disk import Disk
+from tests.simulation.world import Process, Thread, World
 from tests.writer.traffic import INSTANCE, Tape, compact, pretty, realistic
 from tests.writer.writer_rig import chunk, located
 
@@ -194,6 +196,55 @@ def test_a_segment_without_a_whole_record_leaves_no_hole(tmp_path: Path, marked:
     assert (survey.deleted, survey.files) == ([], 1)
 
 
+def test_a_segment_without_a_record_stays_until_it_can_be_noted(tmp_path: Path) -> None:
+    """With the disk full the note is refused: a number that is neither there nor noted would be taken for a loss."""
+    directory, survey = tmp_path / "segments", Survey()
+    begin(directory, "cbor", [chunk(1, b"x", INSTANCE)], close=True)
+    torn = directory / "w0-00000002.cbor"
+    torn.write_bytes(b"\xa5emagic")
+    (directory / FILE).mkdir()
+    assert recover(directory, "w0").next_number == 3
+    assert torn.read_bytes() == b""
+    survey.read(directory, [], [], lambda _: None, 0.0, lambda _: None)
+    assert (survey.deleted, survey.damages, survey.torn_bytes) == ([], [], 0)
+    (directory / FILE).rmdir()
+    assert recover(directory, "w0").next_number == 3
+    assert not torn.exists()
+    notes = Notes(directory)
+    notes.read()
+    assert notes.last_number("w0") == 2
+
+
+def test_what_a_failed_sync_left_is_on_the_disk_before_it_is_held(tmp_path: Path) -> None:
+    """On a disk that does as Linux does: a sync fails, its pages are lost and clean, and the next sync says that all is well.
+    The file cannot be cut either, and its writer leaves."""
+    data, world = DataDir(tmp_path).create(), World(2)
+    disk = Disk(world, tmp_path, data.segments, data.spill)
+    volume = disk.volumes[0]
+
+    def writer() -> None:
+        store = Store(catalog_of(data.segments, Settings()), Settings(), "w0", 1)
+        buffer = store.begin()
+        fill(store, buffer, 1)
+        store.write(buffer)
+        fill(store, buffer, 2)
+        volume.fails.update(fsync=1.0, ftruncate=1.0)
+        with pytest.raises(OSError):
+            store.write(buffer)
+        store.fail(buffer)
+
+    def next_writer() -> None:
+        volume.fails.clear()
+        assert recover(data.segments, "w0", synced=True).held == {INSTANCE: 2}
+
+    with world.clocks(), disk.calls():
+        file = data.segments / "w0-00000001.cbor"
+        for work, is_durable in ((writer, False), (next_writer, True)):
+            world.after(0.0, work, Thread(Process("writer")))
+            world.run(world.now + 10)
+            assert (volume.durable_names[file.name].durable == file.read_bytes()) == is_durable
+
+
 def test_a_segment_given_up_whole_leaves_no_hole(tmp_path: Path) -> None:
     directory = tmp_path / "segments"
     begin(directory, "both", [])
@@ -216,10 +267,10 @@ def test_a_segment_given_up_whole_leaves_no_hole(tmp_path: Path) -> None:
     assert store.begin().number == 2
 
 
-def fill(store: Store, buffer: Buffer) -> None:
+def fill(store: Store, buffer: Buffer, number: int = 1) -> None:
     """A record is to be written."""
-    one = chunk(1, b"x", INSTANCE)
-    buffer.add(INSTANCE, [1], [len(one)], one, 0.0, b"".join(store.converter.lines(record.decode(one))))
+    one = chunk(number, b"x", INSTANCE)
+    buffer.add(INSTANCE, [number], [len(one)], one, 0.0, b"".join(store.converter.lines(record.decode(one))))
 
 
 def test_other_writers_files_are_left_alone(tmp_path: Path) -> None:

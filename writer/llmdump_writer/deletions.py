@@ -37,9 +37,10 @@ class Deletions:
         self._pending = [*self._pending[1 - PENDING_LINES_MAX :], orjson.dumps(line) + b"\n"]
         self.write()
 
-    def note_empty(self, segment: str) -> None:
-        """Write down that there is no segment of this name any more, and that it never had a record."""
+    def note_empty(self, segment: str) -> bool:
+        """Write down that there is no segment of this name any more, and that it never had a record; whether that worked."""
         self.note(segment, time.time(), EMPTY, 0, {}, indexed=False)
+        return not self._pending
 
     def write(self) -> None:
         """Write the lines that could not be written before, if there are any."""

@@ -8,9 +8,11 @@
                                      off, synced, given a footer; to be sealed
     plain with no whole record       nothing was ever acknowledged from it             → removed, and its number is used again
 
-
 After a kill, records may be in the page cache that were never synced; they are read here and so are held from now on:
-hence the sync. A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
+hence the sync. Where a sync had failed before, the kernel may call pages clean that never reached the disk, and a further
+sync would prove nothing: so what lies behind the mark (see `llmdump.durable`) is first written once more.
+
+A segment in two formats is cut back to the records that both files have, for only those were acknowledged.
 
 After a power cut pages may have reached the disk out of order: a hole of zeros, and whole records behind it. Where all that was
 acknowledged had been synced, nothing acknowledged lies behind a hole, and held must not rise over it: it is the torn tail.
@@ -18,7 +20,8 @@ acknowledged had been synced, nothing acknowledged lies behind a hole, and held 
 A writer always goes on in a new segment, numbered above all it finds and all that were deleted: whoever knows a segment
 by its name will not look at it again. Numbers have no hole, or it would be taken for a deleted segment: one that is removed
 is used again if no reader can have looked at it, which the mark tells (see `llmdump.durable`), else written down as deleted
-with no records. What retention deleted is held as well (see `llmdump.retention`): nobody needs to send it again.
+with no records, before it goes. What retention deleted is held as well (see `llmdump.retention`): nobody needs to send it
+again.
 """
 
 import os
@@ -88,16 +91,15 @@ def recover(directory: Path, writer: str, *, synced: bool = False) -> Found:
     for number in sorted({name.number for name in names}):
         twins = [name for name in names if name.number == number]
         unseen = not any(_may_be_known(directory, name) for name in twins)
-        spans, cut = _recover_segment(directory, twins, synced=synced)
+        spans, cut, empty = _recover_segment(directory, twins, synced=synced)
         torn_bytes += cut
+        _remove(directory, empty, to_note=len(empty) == len(twins) and not unseen)
         for instance, (_, last, _) in spans.items():
             held[instance] = max(last, held.pop(instance, 0))
         stats = {name: (directory / name.file).stat() for name in twins if (directory / name.file).exists()}
         if stats:
             sizes = {name: stat.st_size for name, stat in stats.items()}
             closed[number] = Closed(sizes, max(stat.st_mtime for stat in stats.values()), spans)
-        elif not unseen:
-            Deletions(directory).note_empty(twins[0].segment)
         if stats or not unseen:
             last_number = max(number, last_number)
         unsealed += [name for name in twins if not name.sealed and (directory / name.file).exists()]
@@ -154,17 +156,41 @@ def _settle_twins(plain: Path, sealed: Path) -> None:
 # --- one segment, in one format or two
 
 
-def _recover_segment(directory: Path, twins: list[Name], *, synced: bool) -> tuple[Spans, int]:
-    """What a segment holds, and how many bytes were cut off."""
+def _recover_segment(directory: Path, twins: list[Name], *, synced: bool) -> tuple[Spans, int, list[Name]]:
+    """What a segment holds, how many bytes were cut off, and the files that hold nothing."""
     footers = {name: _footer_of(directory, name) for name in twins}
     if all(footers.values()):
-        return _merged([footer.spans(found) for found in footers.values() if found]), 0
+        return _merged([footer.spans(found) for found in footers.values() if found]), 0, []
     wholes = {name: _read_whole(directory, name, synced=synced) for name in twins}
     limit = {} if _lacks_its_twin(directory, twins) else _common(list(wholes.values()))
     kept = {name: _within(directory, name, whole, limit, synced=synced) for name, whole in wholes.items()}
     open_ones = [name for name, found in footers.items() if not found and not name.sealed]
+    for name in open_ones:
+        _write_again(directory / name.file, durable.limit(directory, name), kept[name].end)
     cut = sum(_close(directory / name.file, name, kept[name]) for name in open_ones)
-    return _merged([whole.spans for whole in kept.values()]), cut
+    return _merged([whole.spans for whole in kept.values()]), cut, [name for name in open_ones if not kept[name].records]
+
+
+def _remove(directory: Path, empty: list[Name], *, to_note: bool) -> None:
+    """Files that hold no record. Those that must be written down as deleted stay, cut to nothing, where the disk refuses
+    that; the next start tries again."""
+    if to_note and not Deletions(directory).note_empty(empty[0].segment):
+        for name in empty:
+            _cut_to_nothing(directory / name.file)
+    else:
+        for name in empty:
+            (directory / name.file).unlink()
+    if empty:
+        sync_directory(directory)
+
+
+def _cut_to_nothing(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _merged(all_spans: list[Spans]) -> Spans:
@@ -196,8 +222,21 @@ def _within(directory: Path, name: Name, whole: _Whole, limit: dict[str, int], *
     return whole if within else _read_whole(directory, name, limit, synced=synced)
 
 
+def _write_again(path: Path, begin: int, end: int) -> None:
+    """Write the same bytes once more, to be synced by `_close`."""
+    if begin >= end:
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        while begin < end and (content := os.pread(fd, min(WINDOW_BYTES, end - begin), begin)):
+            begin += os.pwrite(fd, content, begin)
+    finally:
+        os.close(fd)
+
+
 def _close(path: Path, name: Name, kept: _Whole) -> int:
-    """Cut off what is torn, or not in the twin, and write the footer; how many bytes were cut off."""
+    """Cut off what is torn, or not in the twin, and write the footer; how many bytes were cut off. A file that is left
+    without a record is not touched, see `_remove`."""
     cut = path.stat().st_size - kept.end
     if kept.records:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -209,8 +248,6 @@ def _close(path: Path, name: Name, kept: _Whole) -> int:
             os.utime(fd, ns=(written_ns, written_ns))  # its age counts from its last record
         finally:
             os.close(fd)
-    else:
-        path.unlink()
     if cut:
         log.warning("torn_tail_cut", file=name.file, bytes=cut)
     sync_directory(path.parent)
