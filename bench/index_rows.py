@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmdump_indexer.assembly import Exchange
+from llmdump.assembly import Exchange
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.read import Candidate, Read
 from llmdump_indexer.store import TraceRow

@@ -28,9 +28,11 @@ from llmdump_api.body import Body
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error
 from llmdump_api.index import Index, IndexUnreadableError, Stored
+from llmdump_api.live import Live
 from llmdump_api.recorded import Exchanges
 from llmdump_api.replay import Replays
 from llmdump_api.views import Views
+from llmdump_api.watching import Watching
 
 _TS_START: Final = query.COLUMNS.index("ts_start")
 
@@ -50,6 +52,7 @@ class Api:
         self._notes = Notes(data.segments)
         self._notes_lock = threading.Lock()
         self._table = table
+        self._live = Live(data.segments, index)
         self._statements: list[Statement] = []  # as of the last scrape
         self._page = Page(lambda: [*process_samples(own.card.role, own.card.version), *self._samples()])
 
@@ -82,6 +85,8 @@ class Api:
         app.router.add_get("/api/traces/{id}/chunks", views.chunks, allow_head=False)
         app.router.add_get("/api/traces/{id}/har", views.har)
         app.router.add_get("/api/traces/{id}/curl", views.curl)
+        app.router.add_get("/api/live", Watching(self._live).live, allow_head=False)
+        app.on_shutdown.append(self._live.close)
         return app
 
     async def root(self, _: web.Request) -> web.Response:
@@ -291,6 +296,7 @@ class Api:
 
     def _samples(self) -> Iterator[Sample]:
         yield from self._gate.samples()
+        yield from self._live.samples()
         yield from ledger.samples(self._statements)
         roles = [card.role for card in self._fleet.living()]
         yield from (Sample("llmdump_api_processes", roles.count(role), (role,)) for role in ROLES)

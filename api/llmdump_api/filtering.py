@@ -20,12 +20,17 @@ _RANGES: Final = frozenset({"route_path", "status"})
 _FIELDS: Final = within(COLUMNS)
 
 
-def conditions(text: str, now_ms: int) -> list[Condition]:
-    """The conditions that together are the expression. Raises BadParamError."""
+def parse(text: str, now_ms: int) -> Filter:
+    """The filter over rows of the index. Raises BadParamError."""
     try:
-        root = filters.parse(text, now_ms, _FIELDS).root
+        return filters.parse(text, now_ms, _FIELDS)
     except FilterError as err:
         raise BadParamError("filter", str(err), offset=err.offset, pointed=err.pointed) from err
+
+
+def conditions(text: str, now_ms: int) -> list[Condition]:
+    """The conditions that together are the expression. Raises BadParamError."""
+    root = parse(text, now_ms).root
     parts = root.parts if isinstance(root, Node) and root.word == "and" else (root,)
     return [_condition(part) for part in parts]
 

@@ -15,16 +15,16 @@ from typing import Final
 
 from llmdump import ledger
 from llmdump.admin import count_swallowed
+from llmdump.assembly import Exchange, begin
 from llmdump.ledger import About, Gap
 from llmdump.positions import Piece, Runs, unpack
 from llmdump.record import CLIENT_TO_PROXY, NO_EXCHANGE, Record
 from llmdump.segment import Damage, Located
-from llmdump_indexer.assembly import Exchange, begin
+from llmdump.tail import SegmentRow, Step
 from llmdump_indexer.carry import Carried
-from llmdump_indexer.index import Changes, DamageRow, Found, Index, LedgerRow, PositionRow, SegmentRow
+from llmdump_indexer.index import Changes, DamageRow, Found, Index, LedgerRow, PositionRow
 from llmdump_indexer.read import Read
 from llmdump_indexer.store import TraceRow
-from llmdump_indexer.tail import Step
 
 OPEN_MAX: Final = 20_000
 """Open exchanges held in memory, about 1 KB each."""

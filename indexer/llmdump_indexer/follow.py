@@ -27,12 +27,12 @@ from llmdump.metrics import SHORT_S, Histogram, Sample
 from llmdump.reading import prices
 from llmdump.reading.prices import PriceTable
 from llmdump.segment import Damage
+from llmdump.tail import Step, Tail
 from llmdump_indexer import index
 from llmdump_indexer.absorb import Absorb
 from llmdump_indexer.carry import Carried
 from llmdump_indexer.index import Index, NewerIndexError, ReplacedError
 from llmdump_indexer.pinned import PinnedRows
-from llmdump_indexer.tail import Step, Tail
 from llmdump_indexer.traffic import Traffic
 from llmdump_indexer.understand import understand
 

@@ -21,11 +21,13 @@ import apsw
 import apsw.bestpractice
 import orjson
 
+from llmdump import assembly
+from llmdump.assembly import Exchange
 from llmdump.ledger import About, Gap, Runs
 from llmdump.positions import Piece
+from llmdump.tail import SegmentRow
 from llmdump_indexer import statements, store
-from llmdump_indexer.assembly import Exchange
-from llmdump_indexer.store import EXCHANGE_COLUMNS, Store, TraceRow
+from llmdump_indexer.store import Store, TraceRow
 
 # Readers hold no write lock; a checkpoint that meets one waits for its short query.
 BUSY_TIMEOUT_MS: Final = 5000
@@ -37,13 +39,12 @@ _NOT_OURS: Final = (apsw.bestpractice.connection_busy_timeout, apsw.bestpractice
 
 _SAVE_INSTANCE: Final = statements.one("save_instance")
 _SAVE_SEGMENT: Final = statements.one("save_segment")
-_FIND_TRACE: Final = f"SELECT number, {', '.join(EXCHANGE_COLUMNS)} FROM trace WHERE id = ?"
+_FIND_TRACE: Final = f"SELECT number, {', '.join(assembly.COLUMNS)} FROM trace WHERE id = ?"
 _ADDS_SUMS: Final = "0010_reading"
 """The step of the schema from which on sums and sessions are kept."""
 _EXPIRED: Final = (
     "SELECT number FROM trace WHERE ts_start < ? AND end_reason IS NOT NULL AND NOT pinned ORDER BY ts_start, id LIMIT ?"
 )
-_FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "altered")
 
 
 class NewerIndexError(RuntimeError):
@@ -52,16 +53,6 @@ class NewerIndexError(RuntimeError):
 
 class ReplacedError(RuntimeError):
     """Another connection has written to the index: whatever was read from it may be wrong. Begin again."""
-
-
-class SegmentRow(NamedTuple):
-    """A segment as the index knows it."""
-
-    number: int
-    name: str
-    offset: int
-    closed: bool
-    gone: bool
 
 
 class PositionRow(NamedTuple):
@@ -195,15 +186,11 @@ class Index:
             self._check()
             return None
         number, *values = row
-        columns: dict[str, Any] = dict(zip(EXCHANGE_COLUMNS, values, strict=True))
-        for flag in _FLAGS:
-            columns[flag] = bool(columns[flag])
-        columns["stream"] = None if columns["stream"] is None else bool(columns["stream"])
         piece = self._db.execute(
             "SELECT trace, piece, segment, runs FROM position WHERE trace = ? ORDER BY piece DESC LIMIT 1", (number,)
         ).fetchone()
         self._check()
-        return Found(number, Exchange(**columns), PositionRow(*piece) if piece else None)
+        return Found(number, assembly.restored(values), PositionRow(*piece) if piece else None)
 
     def pinned(self) -> set[str]:
         """The exchanges whose rows say that they are pinned. Raises ReplacedError."""

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from llmdump import assembly
+from llmdump.assembly import Exchange
 from llmdump.reading import detect
 from llmdump_indexer import statements, tally
-from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.links import Facts, Link, Links
 from llmdump_indexer.read import Read, magnitude
 from llmdump_indexer.tally import Tally
@@ -21,8 +22,6 @@ from llmdump_indexer.tally import Tally
 _SAVE: Final = statements.one("save_trace")
 _SESSION: Final = statements.named("session")
 _USAGE: Final = statements.named("usage")
-EXCHANGE_COLUMNS: Final = tuple(name for name in Exchange.__dataclass_fields__ if name != "request")
-"""Columns that are those of an `Exchange`."""
 _NO_COLUMNS: Final = frozenset({"keys", "candidates", "is_first", "prompt_new", "answer_new"})
 _READ_COLUMNS: Final = tuple(name for name in Read.__dataclass_fields__ if name not in _NO_COLUMNS)
 _BEFORE_COLUMNS: Final = ("session_root_id", *tally.COLUMNS)
@@ -140,7 +139,7 @@ def count_written(db: apsw.Connection) -> None:
 
 def columns(number: int, exchange: Exchange, read: Read, link: Link) -> dict[str, Any]:
     """The columns of a row by their names."""
-    values = {name: getattr(exchange, name) for name in EXCHANGE_COLUMNS}
+    values = {name: getattr(exchange, name) for name in assembly.COLUMNS}
     own_code, asked, streamed, backend = exchange.error_code, exchange.model, exchange.stream, exchange.backend
     values |= {name: getattr(read, name) for name in _READ_COLUMNS}
     values["error_code"] = own_code or read.error_code

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
+from llmdump.assembly import Exchange
 from llmdump.metrics import LONG_S, Histogram, Sample
-from llmdump_indexer.assembly import Exchange
 
 MODELS_MAX: Final = 100
 """Distinct models that get a label of their own; clients choose the name, so without a cap a label set has none."""

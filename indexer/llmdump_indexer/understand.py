@@ -11,6 +11,7 @@ import orjson
 
 from llmdump import log
 from llmdump.admin import count_swallowed
+from llmdump.assembly import Exchange
 from llmdump.reading import from_records, sessions
 from llmdump.reading.canonical import decode
 from llmdump.reading.client import client_of
@@ -21,7 +22,6 @@ from llmdump.reading.project import project_of
 from llmdump.reading.turns import is_answer, is_system, new_text
 from llmdump.record import DamageError, Record
 from llmdump.values import integer, text
-from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.read import (
     CANDIDATES_MAX,
     MESSAGE_CHARS_MAX,

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
     "status": "The living processes and their health; exit code 0 if all four work.",
+    "tail": "Exchanges as they open, stream and end, live.",
     "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",
 }
 
@@ -29,6 +30,7 @@ Examples:
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump keys new --dir keys                       proxies on other hosts
+  llmdump tail --filter 'status>=400'               what happens now
   llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
   LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force

@@ -75,6 +75,10 @@ class Filter(NamedTuple):
         """Whether a row passes; `row` has values by column, as SQLite has them (a NaN is NULL, a flag 0 or 1)."""
         return _matches(self.root, row)
 
+    def holds(self, known: Mapping[str, Any]) -> bool:
+        """Whether a row passes for certain, whatever the columns turn out to be that `known` does not have yet."""
+        return _holds(self.root, known, wanted=True)
+
 
 def parse(text: str, now_ms: int, fields: Mapping[str, Field] = FIELDS) -> Filter:
     """The filter that a text says. `now_ms`, ms since 1970, is what `now` means. Raises FilterError."""
@@ -238,3 +242,13 @@ def _matches(part: Node | Comparison, row: Mapping[str, Any]) -> bool:
     if part.word == "not":
         return not _matches(part.parts[0], row)
     return (all if part.word == "and" else any)(_matches(one, row) for one in part.parts)
+
+
+def _holds(part: Node | Comparison, known: Mapping[str, Any], *, wanted: bool) -> bool:
+    """Whether a part is certain to be true; or false, if that is `wanted`."""
+    if isinstance(part, Comparison):
+        return part.column in known and _matches(part, known) is wanted
+    if part.word == "not":
+        return _holds(part.parts[0], known, wanted=not wanted)
+    every = all if (part.word == "and") is wanted else any
+    return every(_holds(one, known, wanted=wanted) for one in part.parts)

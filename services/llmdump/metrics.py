@@ -106,6 +106,8 @@ METRICS: Final = (
     # api
     Metric("llmdump_api_requests_total", "counter", "api", ("route", "status"), "Requests answered."),
     Metric("llmdump_api_request_seconds", "histogram", "api", ("route",), "Time of a request in the api."),
+    Metric("llmdump_live_viewers", "gauge", "api", (), "Who watches /api/live, those included who may come back."),
+    Metric("llmdump_live_lost_events_total", "counter", "api", (), "Events that slow viewers missed, and were told so."),
     Metric("llmdump_ledger_missing_records", "gauge", "api", ("reason",), "Record numbers that no file brought, by reason."),
     Metric("llmdump_ledger_deleted_records", "gauge", "api", ("reason",),
            "Record numbers that retention deleted before they were indexed, by cap."),

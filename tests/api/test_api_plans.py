@@ -8,8 +8,8 @@ import apsw
 import pytest
 from made import new_id
 
+from llmdump.assembly import Exchange
 from llmdump_api import filtering, find, index, params, query, search, sessions, sums
-from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.read import Read
 from llmdump_indexer.store import TraceRow

@@ -8,9 +8,9 @@ import apsw
 import pytest
 from made import new_id
 
+from llmdump.assembly import Exchange
 from llmdump_api import excerpt, params, query, search
 from llmdump_api.index import connect
-from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.read import Read
 from llmdump_indexer.store import TraceRow

@@ -24,7 +24,7 @@ from llmdump.record import Identity
 from llmdump.segment import Damage, Located
 from llmdump.settings import Settings
 from llmdump.survey import Survey
-from llmdump_indexer.tail import Tail
+from llmdump.tail import Tail
 from llmdump_writer.catalog import Catalog
 from llmdump_writer.recovery import recover
 from llmdump_writer.rotation import Limits

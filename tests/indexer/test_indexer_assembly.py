@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from made import BEGAN_S, Instance, exchange, new_id
 
+from llmdump.assembly import NO_KEY, PATH_CHARS_MAX, Exchange, begin
 from llmdump.record import Record, decode
 from llmdump.seekable import zstd
-from llmdump_indexer.assembly import NO_KEY, PATH_CHARS_MAX, Exchange, begin
 
 ID = new_id(1)
 

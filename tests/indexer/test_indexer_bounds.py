@@ -7,16 +7,16 @@ import apsw
 import pytest
 from made import Instance, append, begin_segment, exchange, new_id
 
-from llmdump import positions
+from llmdump import assembly, positions
 from llmdump.data_dir import DataDir
 from llmdump.reading import prices
 from llmdump.record import decode
 from llmdump.segment import Damage, Located, header, skip_header
-from llmdump_indexer import absorb, assembly
+from llmdump.tail import CUT_FOR_S_MAX, Step, Tail
+from llmdump_indexer import absorb
 from llmdump_indexer.absorb import Absorb
 from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Index
-from llmdump_indexer.tail import CUT_FOR_S_MAX, Step, Tail
 from llmdump_indexer.traffic import MODELS_MAX, OTHER, Traffic
 from llmdump_indexer.understand import understand
 

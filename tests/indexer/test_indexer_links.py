@@ -11,8 +11,8 @@ import pytest
 from made import new_id
 
 from llmdump import spread
+from llmdump.assembly import Exchange
 from llmdump_indexer import store, tally
-from llmdump_indexer.assembly import Exchange
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.links import REPEATED_WITHIN_US
 from llmdump_indexer.read import Candidate, Read

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmdump_indexer.members import VALUE_BYTES_MAX, Members
+from llmdump.members import VALUE_BYTES_MAX, Members
 
 OBJECTS: list[dict[str, Any]] = [
     {"model": 'a"b\\', "stream": True},

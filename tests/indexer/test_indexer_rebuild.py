@@ -14,8 +14,9 @@ import pytest
 from made import Instance, Service, append, begin_segment, exchange, new_id, running, until
 
 from llmdump.data_dir import DataDir
+from llmdump.tail import SegmentRow
 from llmdump_indexer.follow import Follower
-from llmdump_indexer.index import Changes, Index, ReplacedError, SegmentRow
+from llmdump_indexer.index import Changes, Index, ReplacedError
 
 TABLES = ("trace", "position", "segment", "damage", "ledger", "ledger_instance", "ledger_gap")
 

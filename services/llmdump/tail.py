@@ -1,4 +1,6 @@
-"""All segments of all writers, read on from where the index stands, a bounded step at a time. Polls; blocking.
+"""All segments of all writers, read on from where somebody stands, a bounded step at a time. Polls; blocking.
+
+The indexer reads so, from where the index stands; and the api, for those who watch.
 
 Which file: a writer's segments in rising order, each to its end before the next. Where both formats of a number are
 there, cbor is read and jsonl passed over, unless the jsonl has been begun already.
@@ -19,12 +21,22 @@ from llmdump.admin import count_swallowed
 from llmdump.positions import WINDOW_BYTES, WINDOW_BYTES_MAX
 from llmdump.record import DamageError
 from llmdump.segment import Damage, Located, Name, SegmentFile
-from llmdump_indexer.index import SegmentRow
 
 # A writer writes a batch at once. A tail that looks cut for longer than this, with whole records after it, is damage.
 CUT_FOR_S_MAX: Final = 5.0
 # A directory's time has the grain of the kernel's tick, so a fresh one does not prove that nothing changed since.
 _LISTING_TRUSTED_AFTER_S: Final = 1.0
+
+
+class SegmentRow(NamedTuple):
+    """A segment as somebody has read it; of the index, this is a row."""
+
+    number: int
+    name: str
+    offset: int
+    closed: bool
+    """Read to its end."""
+    gone: bool
 
 
 class Step(NamedTuple):
@@ -61,7 +73,7 @@ class Tail:
     """The segments of one directory. Close it, or use it in a `with`."""
 
     def __init__(self, directory: Path, known: Iterable[SegmentRow], clock: Callable[[], float] = time.monotonic) -> None:
-        """`known` are the segments as the index has them. Raises nothing; the directory may be missing for now."""
+        """`known` are the segments as they were read before. Raises nothing; the directory may be missing for now."""
         self._directory = directory
         self._clock = clock
         self._rows = {row.name: row for row in known}
@@ -73,7 +85,7 @@ class Tail:
         """Which segment could not be read at the last step, and why."""
 
     def look(self) -> list[SegmentRow]:
-        """See which files are there now. The segments that are new to the index, have gone, or are back."""
+        """See which files are there now. The segments that are new, have gone, or are back."""
         if self._unchanged():
             return []
         names = {name.segment: name for name in self._find()} if self._directory.is_dir() else {}
@@ -143,7 +155,7 @@ class Tail:
                 self._listed_mtime_ns = -1
 
     def _to_read(self, names: Iterable[Name]) -> list[Name]:
-        """One of the two formats of each number: the one that the index knows, there or gone, else cbor."""
+        """One of the two formats of each number: the one that is known, there or gone, else cbor."""
         chosen: dict[tuple[str, int], Name] = {}
         for name in sorted(names, key=lambda name: (name.writer, name.number, name.format)):
             twin = name._replace(format="jsonl" if name.format == "cbor" else "cbor")

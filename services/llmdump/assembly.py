@@ -1,23 +1,24 @@
 """From records to rows: what is known of an exchange after each of its records. Pure.
 
-An `Exchange` is its row: every fact that a later record needs is a column, so an exchange that is still open when the
-indexer stops is taken up again by reading its row. The one thing beside it is the search for `model` and `stream` in
-the request body, which is brought back by showing it the stored records again (`Exchange.remember`). Bodies are never
-held.
+For the indexer, which writes rows, and for the api, which tells of exchanges before there is one. An `Exchange` is its
+row: every fact that a later record needs is a column, so an exchange that is still open when the indexer stops is taken
+up again by reading its row. The one thing beside it is the search for `model` and `stream` in the request body, which is
+brought back by showing it the stored records again (`Exchange.remember`). Bodies are never held.
 
 Sizes and counts are summed up from the records as they come and replaced by what the `end` record says, which knows
 also of records that were lost. Texts come from strangers: cut at named limits, and always valid Unicode.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llmdump import heads
 from llmdump.content_coding import Decoder
+from llmdump.members import Members
 from llmdump.record import CLIENT_TO_PROXY, Record
 from llmdump.values import integer, micros, text
-from llmdump_indexer.members import Members
 
 PATH_CHARS_MAX: Final = 4096
 REQUEST_DECODED_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -226,6 +227,20 @@ class RequestBody:
         self._members.feed(self._decoder.feed(data) if self._decoder else data)
         over = self._members.done or (self._decoder is not None and bool(self._decoder.problem))
         return self._members.found if over else None
+
+
+COLUMNS: Final = tuple(name for name in Exchange.__dataclass_fields__ if name != "request")
+"""Those of a row that an `Exchange` is made from."""
+_FLAGS: Final = ("disconnected", "truncated_req", "truncated_resp", "altered")
+
+
+def restored(values: Sequence[Any]) -> Exchange:
+    """The exchange of a row, from the values of `COLUMNS`."""
+    columns: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
+    for flag in _FLAGS:
+        columns[flag] = bool(columns[flag])
+    columns["stream"] = None if columns["stream"] is None else bool(columns["stream"])
+    return Exchange(**columns)
 
 
 def begin(record: Record) -> Exchange:
