@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
+    "resend": "Send a recorded request again, as it was or changed, and show both answers side by side.",
     "serve": "Serve what was recorded to clients, in place of the backend: offline, at the recorded pace or faster.",
     "status": "The living processes and their health; exit code 0 if all four work.",
     "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",
@@ -28,6 +29,7 @@ Examples:
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump keys new --dir keys                       proxies on other hosts
+  llmdump resend ID --set model=gpt-5               ask again, changed
   llmdump serve --nodelay                           what was recorded, as a backend
   llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
