@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
     "resend": "Send a recorded request again, as it was or changed, and show both answers side by side.",
+    "run": "Run a program with its requests recorded, and say at the end what they came to.",
     "serve": "Serve what was recorded to clients, in place of the backend: offline, at the recorded pace or faster.",
     "status": "The living processes and their health; exit code 0 if all four work.",
     "up": "Start the four processes, here in the foreground; Ctrl-C stops them.",
@@ -33,6 +34,7 @@ Examples:
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump keys new --dir keys                       proxies on other hosts
+  llmdump run -- claude                             a program, with its requests recorded
   llmdump resend ID --set model=gpt-5               ask again, changed
   llmdump serve --nodelay                           what was recorded, as a backend
   llmdump verify                                    is anything missing, and why?
