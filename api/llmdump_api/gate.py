@@ -6,13 +6,12 @@ A web page that a user visits can have its own name resolve to 127.0.0.1 and the
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from ipaddress import ip_address
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
-from llmdump import log
+from llmdump import address, log
 from llmdump.admin import count_swallowed
 from llmdump.metrics import SHORT_S, Histogram, Sample
 from llmdump.pins import PinError
@@ -43,7 +42,7 @@ class Gate:
         """`listen_host` as in the setting, an IPv6 address without brackets."""
         self._bearer = bearer
         shown = f"[{listen_host}]" if ":" in listen_host else listen_host
-        self._hosts = LOOPBACK_NAMES | {shown.lower()} if _is_loopback(listen_host) else None
+        self._hosts = LOOPBACK_NAMES | {shown.lower()} if address.is_loopback(listen_host) else None
         self._requests: dict[tuple[str, str], int] = {}
         self._seconds: dict[str, Histogram] = {}
 
@@ -110,10 +109,3 @@ def host_name(host: str) -> str:
     """The name in a Host field, without port."""
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return name.lower().rstrip(".")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -14,11 +14,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import apsw
 
 from llmdump import indexed
-from llmdump.indexed import Ledger, Segment
+from llmdump.indexed import SCHEMA, Ledger, Segment
 from llmdump.positions import Piece
 
-SCHEMA: Final = 3
-"""`user_version` of the index that these questions are for."""
 THREADS: Final = 4
 BUSY_TIMEOUT_MS: Final = 2000
 CACHE_KIB: Final = 16 * 1024

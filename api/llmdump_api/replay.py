@@ -17,7 +17,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -105,11 +105,11 @@ class Replays:
         async with contextlib.aclosing(exchange.records()) as records:
             head, body = await _opening(records)
             response = _response(head)
-            sending = _Sending(request, response, Schedule(speed))
+            sending = Sending(_Client(request, response), Schedule(speed))
             with contextlib.suppress(ConnectionError):  # the client has gone: nobody is left to send to
                 await response.prepare(request)
-                if await (sending.all(records) if body is None else sending.one(body)):
-                    await response.write_eof()
+                if body is not None or await sending.all(records):
+                    await response.write_eof(body or b"")
                 elif request.transport is not None:
                     request.transport.close()
         return response
@@ -154,20 +154,40 @@ def _printable(value: str) -> str:
     return "".join(character for character in value[:_FIELD_CHARS_MAX] if " " <= character <= "~")
 
 
-class _Sending:
-    """One stream on its way."""
+class Out(Protocol):
+    """Where a stream is sent again."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, schedule: Schedule) -> None:
+    @property
+    def has_gone(self) -> bool:
+        """Whether nobody is left to send to."""
+
+    async def write(self, chunk: Record) -> None:
+        """Send the body bytes of a chunk, in one write. Raises ConnectionError."""
+
+
+class _Client:
+    """Out to a client of the api."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self._request = request
         self._response = response
+
+    @property
+    def has_gone(self) -> bool:
+        return self._request.transport is None or self._request.transport.is_closing()
+
+    async def write(self, chunk: Record) -> None:
+        if chunk.data:
+            await self._response.write(chunk.data)
+
+
+class Sending:
+    """One stream on its way."""
+
+    def __init__(self, out: Out, schedule: Schedule) -> None:
+        self._out = out
         self._schedule = schedule
         self._began_s = 0.0
-
-    async def one(self, body: bytes) -> bool:
-        """Send a body that is whole."""
-        if body:
-            await self._response.write(body)
-        return True
 
     async def all(self, records: AsyncIterator[Record]) -> bool:
         """Send chunks when they are due; whether the body ended as it should. Raises ConnectionError."""
@@ -183,29 +203,25 @@ class _Sending:
         sent = 0
         async for record in records:
             if record.kind == "end":
-                await self._due(record.ts)
+                await self.due(record.ts)
                 return record.meta.get("x_end") == "complete" and not record.meta.get("x_lost")
             if record.kind == "chunk" and record.direction == BACKEND_TO_PROXY:
                 sent += 1
                 if "x_cut" in record.meta or record.meta.get("ci") != sent:
                     return False  # bytes are missing here
-                await self._due(record.ts)
-                await self._write(record.data)
+                await self.due(record.ts)
+                await self._out.write(record)
+                await asyncio.sleep(0)  # so that the loop sends it now, and not together with the next
                 if record.ends_body:
                     return True
         return False  # it has not ended yet, or nobody knows how
 
-    async def _write(self, data: bytes) -> None:
-        if data:
-            await self._response.write(data)
-            await asyncio.sleep(0)  # so that the loop sends it now, and not together with the next
-
-    async def _due(self, ts: float) -> None:
-        """Wait until a record is due. Raises ConnectionError once the client has gone."""
+    async def due(self, ts: float) -> None:
+        """Wait until a record is due; the first is at once. Raises ConnectionError once nobody is left to send to."""
         due_s = self._schedule.due_s(ts)
         if not self._began_s:
             self._began_s = time.monotonic()
         while (left_s := self._began_s + due_s - time.monotonic()) > _TIMER_S:
             await asyncio.sleep(min(left_s, TELLS_CLIENT_GONE_WITHIN_S))
-            if self._request.transport is None or self._request.transport.is_closing():
+            if self._out.has_gone:
                 raise ConnectionResetError("the client has gone")

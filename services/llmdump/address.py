@@ -1,5 +1,6 @@
 """`host:port` texts and listening sockets."""
 
+import ipaddress
 import socket
 from typing import Final
 
@@ -23,6 +24,14 @@ def url(address: str) -> str:
     """The base URL by which a client on this machine reaches a listening `host:port`. Raises ValueError."""
     host, port = split(address)
     return "http://" + join({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at this host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def resolved(address: str) -> str:

@@ -15,27 +15,37 @@ COMMANDS: Final = {
     "banner": "Where to point a client, where to read, how to see a first capture.",
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
+    "doctor": "What is wrong, and the command that mends it.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
+    "resend": "Send a recorded request again, as it was or changed, and show both answers side by side.",
+    "run": "Run a program with its requests recorded, and say at the end what they came to.",
+    "serve": "Serve what was recorded to clients, in place of the backend: offline, at the recorded pace or faster.",
     "status": "The living processes and their health; exit code 0 if all four work.",
     "tail": "Exchanges as they open, stream and end, live.",
+    "up": "Start the four processes, here in the foreground; Ctrl-C stops them.",
     "verify": "The loss certificate: every record stored whole and indexed, or which are not and why.",
 }
 
 EXAMPLES: Final = """
 \b
 Examples:
+  llmdump up                                        start everything
+  llmdump doctor                                    what is wrong, and what mends it
   llmdump banner                                    where everything is
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump keys new --dir keys                       proxies on other hosts
   llmdump tail --filter 'status>=400'               what happens now
+  llmdump run -- claude                             a program, with its requests recorded
+  llmdump resend ID --set model=gpt-5               ask again, changed
+  llmdump serve --nodelay                           what was recorded, as a backend
   llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
   LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force
 
-The processes are llmdump-proxy, llmdump-writer, llmdump-indexer and llmdump-api; `honcho start` runs all four.
+The processes are llmdump-proxy, llmdump-writer, llmdump-indexer and llmdump-api; `llmdump up` and `honcho start` run all four.
 """
 
 

@@ -3,12 +3,15 @@
 For `verify` and the api; the schema is the indexer's (indexer/llmdump_indexer/sql), of which only these columns are read.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import apsw
 
 from llmdump.ledger import About, Gap
 from llmdump.ranges import Ranges
+
+SCHEMA: Final = 3
+"""`user_version` of the index that the api's questions are for: how many steps the indexer's schema has."""
 
 
 class Segment(NamedTuple):

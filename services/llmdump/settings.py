@@ -21,6 +21,8 @@ _PORT: Final = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-
 _LEVEL: Final = "(all|heads|sizes|none)"
 # From the first `//` to the last `@`, and behind a `?`: a value that is not a URL may still hold a password.
 _CREDENTIALS: Final = re.compile(r"(?s)(?<=//).*(?=@)|(?<=\?).+")
+_URLS: Final = frozenset({"upstream", "routes", "writer_endpoints"})
+MASK: Final = "***"
 # No time here makes sense beyond a year, and event loops refuse an infinite one.
 _YEAR_S: Final = 31_536_000
 
@@ -316,6 +318,15 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, str):
         return repr(_CREDENTIALS.sub("***", value))
     return repr(value) if isinstance(value, bool | int | float) else f"(a {type(value).__name__})"
+
+
+def masked(key: str, value: Any) -> Any:
+    """The value as it may be shown: without texts that are secret by themselves, and credentials in URLs."""
+    if isinstance(value, list | tuple):
+        return [masked(key, one) for one in value]
+    if key == "capture_redact_literals":
+        return MASK
+    return _CREDENTIALS.sub(MASK, value) if key in _URLS else value
 
 
 def env_of(key: str) -> str:

@@ -9,8 +9,9 @@ import pytest
 from made import new_id
 
 from llmdump.assembly import Exchange
+from llmdump.indexed import SCHEMA
 from llmdump_api import find, params, query
-from llmdump_api.index import SCHEMA, connect
+from llmdump_api.index import connect
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.read import Read
 from llmdump_indexer.statements import migrations

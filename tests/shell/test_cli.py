@@ -97,9 +97,17 @@ def test_config_as_text_is_a_settings_file_with_the_same_effect(llmdump: Run, tm
     assert read_back == Settings(capture_format="both", routes=("/v1=http://127.0.0.1:1",))
 
 
-@pytest.mark.parametrize("command", ["config", "banner", "status", "demo"])
+def test_config_shows_no_secret(llmdump: Run) -> None:
+    secrets = {"LLMDUMP_CAPTURE_REDACT_LITERALS": "hunter2;swordfish", "LLMDUMP_UPSTREAM": "https://me:hunter2@host/v1"}
+    for flags in ((), ("--json",)):
+        shown = llmdump("config", *flags, **secrets).stdout
+        assert "https://***@host/v1" in shown
+        assert not [one for one in ("hunter2", "swordfish") if one in shown]
+
+
+@pytest.mark.parametrize("command", ["config", "banner", "status", "demo", "up", "doctor", "serve", "resend"])
 def test_wrong_setting_stops_every_command_with_one_line(llmdump: Run, command: str) -> None:
-    done = llmdump(command, LLMDUMP_PROXY_LISTEN="nowhere")
+    done = llmdump(command, *["ID"] * (command == "resend"), LLMDUMP_PROXY_LISTEN="nowhere")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("llmdump: setting proxy_listen = 'nowhere'")

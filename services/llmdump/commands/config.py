@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from llmdump import process, reference
-from llmdump.settings import Loaded
+from llmdump.settings import Loaded, masked
 
 
 def run(as_json: bool, page: str | None, **flags: Any) -> None:
@@ -19,20 +19,26 @@ def run(as_json: bool, page: str | None, **flags: Any) -> None:
     click.echo(_as_json(loaded) if as_json else _as_text(loaded))
 
 
+def _values(loaded: Loaded) -> dict[str, Any]:
+    return {key: masked(key, value) for key, value in msgspec.to_builtins(loaded.settings).items()}
+
+
 def _as_json(loaded: Loaded) -> str:
-    values = msgspec.to_builtins(loaded.settings)
+    values = _values(loaded)
     told = {key: {"value": value, "from": loaded.origin.get(key, "default")} for key, value in values.items()}
     return json.dumps(told, indent=2, ensure_ascii=False)
 
 
 def _as_text(loaded: Loaded) -> str:
     """A line a key, as it would stand in llmdump.yaml (JSON is YAML), with its origin as the comment."""
-    values = msgspec.to_builtins(loaded.settings)
+    values = _values(loaded)
     lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
     return "\n".join(f"{line:<60}  # {loaded.origin.get(key, 'default')}" for key, line in lines.items())
 
 
 HELP = """The settings in force and where each came from.
+
+Texts to be masked in bodies and credentials in URLs are shown as ***.
 
 Takes the flags of the processes, so `llmdump config FLAGS` shows what `llmdump-proxy FLAGS` would use.
 

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import tempfile
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmdump import health, process
+from llmdump import health, process, together
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
-from llmdump.demo import exchanges, pipeline, show
+from llmdump.demo import exchanges, show
 from llmdump.settings import Settings
 
 
@@ -22,10 +24,24 @@ async def run(settings: Settings, data: DataDir, arguments: list[str]) -> bool:
         starts = await _need_to_start(data)
         if starts:
             click.echo("Nothing is running: starting the four processes for the length of this demo.")
-            await stack.enter_async_context(pipeline.running(data, arguments))
+            await stack.enter_async_context(_all_running(data, arguments))
         await stack.enter_async_context(show.simulated_backend(listen))
         where = await asyncio.to_thread(show.place, settings, data)
         return await _show(where, data, starts)
+
+
+@contextlib.asynccontextmanager
+async def _all_running(data: DataDir, arguments: list[str]) -> AsyncIterator[None]:
+    """The four processes, working; stopped at the end. Raises NotReadyError, OSError."""
+    with tempfile.TemporaryFile() as log:
+        group = together.Together(data, log)
+        try:
+            for role in health.ROLES:
+                group.start(role, arguments)
+            await asyncio.to_thread(group.wait)
+            yield
+        finally:
+            await asyncio.to_thread(group.stop)
 
 
 async def _need_to_start(data: DataDir) -> bool:
@@ -66,7 +82,7 @@ def command(**flags: Any) -> None:
     settings = process.load_or_exit(flags).settings
     try:
         complete = asyncio.run(run(settings, DataDir(Path(settings.data_dir)), arguments))
-    except (show.DemoError, pipeline.NotReadyError, OSError) as err:
+    except (show.DemoError, together.NotReadyError, OSError) as err:
         process.fail(str(err))
     if not complete:
         process.fail("not everything was captured; `llmdump status` and the processes' log lines may say why")
