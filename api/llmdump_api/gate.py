@@ -22,18 +22,30 @@ from llmdump_api.params import BadParamError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PIN_STATUS: Final = {"not_found": 404, "still_open": 409, "gone": 410, "no_room": 507}
+HARMLESS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
+"""Fields of every answer: nobody keeps it, and whatever it holds, no browser runs it or lets another page have it."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer that nobody keeps."""
-    shown = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
-    return web.Response(body=orjson.dumps(content), status=status, content_type="application/json", headers=shown)
+    """A JSON answer."""
+    return web.Response(body=orjson.dumps(content), status=status, content_type="application/json", headers=headers)
 
 
 def error(status: int, code: str, message: str = "", **more: Any) -> web.Response:
     """A JSON error."""
     return answer({"error": code, **({"message": message} if message else {}), **more}, status)
+
+
+async def make_harmless(_: web.Request, response: web.StreamResponse) -> None:
+    """For every answer, just before it begins: the fields of `HARMLESS`."""
+    response.headers.update(HARMLESS)
 
 
 class Gate:

@@ -4,7 +4,6 @@ import aiohttp
 from aiohttp import web
 
 from llmdump import address, admin, process
-from llmdump.pins import Room
 from llmdump.process import Process
 from llmdump.reading import prices
 from llmdump_api import token
@@ -34,8 +33,7 @@ async def serve(running: Process) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as http:
         fleet = Fleet(running.data.run, running.presence, http)
         gate = Gate(bearer, address.split(running.settings.api_listen)[0])
-        room = Room(running.settings.pinned_max_bytes, running.settings.capture_min_free_bytes)
-        app = Api(running.data, running.presence, index, fleet, gate, room, table).application()
+        app = Api(running.data, running.presence, index, fleet, gate, running.settings, table).application()
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=FINISH_WITHIN_S)
         await runner.setup()
         await web.SockSite(runner, sock).start()

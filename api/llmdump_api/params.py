@@ -11,7 +11,7 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 500
 PARAM_CHARS_MAX: Final = 4096
 
-_KEY_HASH = re.compile(r"[0-9a-f]{16}")
+_KEY_HASH = re.compile(r"[0-9a-f]{8}([0-9a-f]{8})?")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = datetime.resolution
@@ -92,11 +92,11 @@ def uuid(name: str, value: str) -> str:
     return value
 
 
-def key_hash(value: str) -> str:
-    """The hash of a key."""
+def key_hash(value: str) -> tuple[str, str | None]:
+    """The hash of a key; of its first half, as file names of api-log have it, the range that begins so."""
     if not _KEY_HASH.fullmatch(value):
-        raise BadParamError("key_hash", "allowed are 16 hex digits, lower case")
-    return value
+        raise BadParamError("key_hash", "allowed are 16 hex digits, or the first 8, lower case")
+    return value, None if len(value) == 16 else value + "g"
 
 
 def time_ms(name: str, value: str) -> int:
@@ -116,6 +116,13 @@ def number(name: str, value: str, most: float) -> float:
     if not re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,9})?", value) or float(value) > most:
         raise BadParamError(name, f"allowed is a decimal number from 0 to {most:.0f}")
     return float(value)
+
+
+def whole(name: str, value: str, most: int) -> int:
+    """A whole number from 0 on."""
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) > most:
+        raise BadParamError(name, f"allowed is a whole number from 0 to {most}")
+    return int(value)
 
 
 def rfc3339(ts_ms: int | None) -> str | None:

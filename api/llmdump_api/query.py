@@ -122,6 +122,13 @@ def _at_most(column: str, by: str, scale: float, class_scale: float, most: float
     return condition
 
 
+def _key_hash(_: str, value: str) -> Condition:
+    low, high = given.key_hash(value)
+    if high is None:
+        return Condition("key_hash = ?", (low,), "key_hash", low)
+    return Condition("key_hash >= ? AND key_hash < ?", (low, high), "key_hash", low, high)
+
+
 def _pinned(name: str, value: str) -> Condition:
     if value not in {"true", "false"}:
         raise BadParamError(name, "allowed is true or false")
@@ -142,7 +149,7 @@ _CONDITIONS: Final[dict[str, Callable[[str, str], Condition]]] = {
     "api": _equal("api"),
     "client": _equal("client_kind"),
     "project": _equal("client_project"),
-    "key_hash": _equal("key_hash", given.key_hash),
+    "key_hash": _key_hash,
     "session_root_id": _equal("session_root_id", lambda value: given.uuid("session_root_id", value)),
     "end_reason": _equal("end_reason"),
     "finish_reason": _equal("finish_reason"),

@@ -57,8 +57,8 @@ class Asked(NamedTuple):
 def parse(params: Mapping[str, str]) -> Asked:
     """What parameters ask for. Raises BadParamError. Pure."""
     given.check(params, PARAMETERS)
-    if "key_hash" in params:
-        given.key_hash(params["key_hash"])
+    if "key_hash" in params and given.key_hash(params["key_hash"])[1] is not None:
+        raise BadParamError("key_hash", "allowed here are all 16 hex digits")
     filters = [name for name in _FILTERS if name in params]
     if len(filters) > 1:
         raise BadParamError(filters[1], f"allowed is one of {', '.join(_FILTERS)}")

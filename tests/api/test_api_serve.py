@@ -20,9 +20,9 @@ from made import Instance, Service, append, begin_segment, exchange, new_id, run
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmdump.data_dir import DataDir
-from llmdump.pins import Room
 from llmdump.presence import Presence
 from llmdump.reading import prices
+from llmdump.settings import Settings
 from llmdump_api import query, sessions, sums
 from llmdump_api.app import Api
 from llmdump_api.fleet import Fleet
@@ -202,9 +202,11 @@ def test_a_trace_has_both_messages_as_they_were(api: Served) -> None:
     }  # fmt: skip
     req, resp = trace["req"], trace["resp"]
     assert req["head"].startswith("POST /v1/x?q=1 HTTP/1.1\r\nHost: here\r\n")
-    assert req["headers"] == [["Host", "here"], ["Content-Type", "application/json"]]
+    assert req["fields"] == [["Host", "here"], ["Content-Type", "application/json"]]
+    assert req["headers"] == {"Host": "here", "Content-Type": "application/json"}
     assert (req["http_version"], req["complete"], req["body"]["model"]) == ("HTTP/1.1", True, "m")
-    assert resp["headers"] == [["content-type", "text/event-stream"], ["Set-Cookie", "a"], ["set-cookie", "b"]]
+    assert resp["fields"] == [["content-type", "text/event-stream"], ["Set-Cookie", "a"], ["set-cookie", "b"]]
+    assert resp["headers"] == {"Content-Type": "text/event-stream", "Set-Cookie": "a, b"}
     assert resp["body_text"] == "data: 1\n\ndata: [DONE]\n\n"
     assert resp["chunks"] == [
         {"t_ms": 4.0, "offset": 0, "size": 9, "record": 5}, {"t_ms": 5.0, "offset": 9, "size": 14, "record": 6},
@@ -493,7 +495,7 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
     async def routes() -> set[tuple[str, str]]:
         own, index = Presence.claim(data.run, "api"), Index(data.index)
         async with aiohttp.ClientSession() as http:
-            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Room(0, 0), prices.load(""))
+            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Settings(), prices.load(""))
             found = {
                 (route.method, resource.canonical)
                 for resource in api.application().router.resources()
