@@ -23,7 +23,10 @@ DAY_S: Final = 86400
 _SUMS: Final = (
     "requests", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"
 )  # fmt: skip
-EVER: Final = f"SELECT dimension, value, {', '.join(_SUMS)} FROM usage WHERE seconds = 0 AND bucket = 0 AND dimension IN ('', 'status_class')"
+_SUMS_SQL: Final = ", ".join(_SUMS)
+EVER: Final = (
+    f"SELECT dimension, value, {_SUMS_SQL} FROM usage WHERE seconds = 0 AND bucket = 0 AND dimension IN ('', 'status_class')"
+)
 GAPS: Final = "SELECT reason, sum(last - first + 1) FROM ledger_gap GROUP BY reason"
 _TOTALS: Final = (
     "appended", "total_prompt_tokens", "total_completion_tokens", "total_cached_tokens", "total_cache_creation_tokens",

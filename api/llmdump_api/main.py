@@ -9,7 +9,7 @@ from llmdump.reading import prices
 from llmdump_api import token
 from llmdump_api.app import Api
 from llmdump_api.fleet import ASK_TIMEOUT_S, Fleet
-from llmdump_api.gate import Gate
+from llmdump_api.gate import Gate, names
 from llmdump_api.index import Index
 
 # Answers under way may finish; a client that does not read must not hold up the leaving.
@@ -24,15 +24,16 @@ def main() -> None:
 async def serve(running: Process) -> None:
     """Serve until stopped."""
     try:
-        bearer = token.load(running.data.admin_token)
+        tokens = token.load_all(running.data)
         table = prices.load(running.settings.price_file)
-    except (token.TokenError, prices.PriceFileError) as err:
+        hosts = names(address.split(running.settings.api_listen)[0], running.settings.api_hosts)
+    except (token.TokenError, prices.PriceFileError, ValueError) as err:
         process.fail(str(err))
     sock = address.listen(running.settings.api_listen)
     index = Index(running.data.index)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as http:
         fleet = Fleet(running.data.run, running.presence, http)
-        gate = Gate(bearer, address.split(running.settings.api_listen)[0])
+        gate = Gate(tokens, hosts)
         app = Api(running.data, running.presence, index, fleet, gate, running.settings, table).application()
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=FINISH_WITHIN_S)
         await runner.setup()

@@ -106,6 +106,8 @@ METRICS: Final = (
     # api
     Metric("llmdump_api_requests_total", "counter", "api", ("route", "status"), "Requests answered."),
     Metric("llmdump_api_request_seconds", "histogram", "api", ("route",), "Time of a request in the api."),
+    Metric("llmdump_api_refused_total", "counter", "api", ("reason",),
+           "Requests turned away: token, too_many (tokens that failed), scope, host, origin."),
     Metric("llmdump_ledger_missing_records", "gauge", "api", ("reason",), "Record numbers that no file brought, by reason."),
     Metric("llmdump_ledger_deleted_records", "gauge", "api", ("reason",),
            "Record numbers that retention deleted before they were indexed, by cap."),

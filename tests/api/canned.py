@@ -56,7 +56,7 @@ class Backend:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def _serve(self, handler: socketserver.StreamRequestHandler) -> None:
-        while head := b"".join(iter(handler.rfile.readline, b"\r\n")):
+        while head := _head(handler):
             length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
             handler.rfile.read(length)
             tag = head.partition(b"t=")[2].partition(b" ")[0].decode()
@@ -81,6 +81,17 @@ class Backend:
             self._server.shutdown()
             self._server.server_close()
             thread.join()
+
+
+def _head(handler: socketserver.StreamRequestHandler) -> bytes:
+    """The next request's head; nothing at the end."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line: bytes = handler.rfile.readline()
+        if not line:
+            return b""
+        head += line
+    return head
 
 
 class Got(NamedTuple):

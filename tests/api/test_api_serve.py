@@ -28,6 +28,7 @@ from llmdump_api.app import Api
 from llmdump_api.fleet import Fleet
 from llmdump_api.gate import Gate
 from llmdump_api.index import Index
+from llmdump_api.token import Tokens
 from llmdump_indexer.follow import Follower
 
 
@@ -495,7 +496,9 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
     async def routes() -> set[tuple[str, str]]:
         own, index = Presence.claim(data.run, "api"), Index(data.index)
         async with aiohttp.ClientSession() as http:
-            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Settings(), prices.load(""))
+            api = Api(
+                data, own, index, Fleet(data.run, own, http), Gate(Tokens("admin", "read"), None), Settings(), prices.load("")
+            )
             found = {
                 (route.method, resource.canonical)
                 for resource in api.application().router.resources()

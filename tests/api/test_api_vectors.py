@@ -3,8 +3,8 @@
 Number 29 (the zip export) is among the export's tests.
 """
 
-import gzip
 import base64
+import gzip
 import json
 import os
 import time
