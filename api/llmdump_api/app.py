@@ -24,7 +24,7 @@ from llmdump.reading.prices import PriceTable
 from llmdump.record import Record
 from llmdump.retention import Note, Notes
 from llmdump.settings import Settings
-from llmdump_api import filtering, find, healthz, ledger, params, query, search, sessions, sums, trace
+from llmdump_api import filtering, find, healthz, ledger, openapi, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
 from llmdump_api.config import Config
 from llmdump_api.fleet import ROLES, Fleet
@@ -70,6 +70,7 @@ class Api:
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/openapi.json", self.openapi)
         app.router.add_get("/api/ledger", self.ledger)
         app.router.add_get("/api/facets", self.facets)
         app.router.add_get("/api/stats", self.stats)
@@ -106,8 +107,13 @@ class Api:
                 "healthz": "/healthz",
                 "readyz": "/readyz",
                 "metrics": "/metrics",
+                "openapi": "/openapi.json",
             }
         )
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        """The description of all of this."""
+        return answer(openapi.document(self._own.card.version))
 
     async def healthz(self, _: web.Request) -> web.Response:
         """This process answers; and the counters that api-log has there."""

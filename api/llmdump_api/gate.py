@@ -21,6 +21,7 @@ from llmdump import log
 from llmdump.admin import count_swallowed
 from llmdump.metrics import SHORT_S, Histogram, Sample, by_label
 from llmdump.pins import PinError
+from llmdump_api.described import BY_PATH
 from llmdump_api.failures import Failures
 from llmdump_api.index import IndexUnreadableError
 from llmdump_api.params import BadParamError
@@ -126,10 +127,13 @@ class Gate:
         return error(status, code, message)
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        described = BY_PATH.get(("GET" if request.method == "HEAD" else request.method, route_of(request)))
         try:
+            if described is not None:
+                described.check(request.match_info, request.query)
             return await handler(request)
         except BadParamError as err:
-            return error(400, "bad_param", str(err), param=err.param, **err.more)
+            return error(400, described.code if described else "bad_param", str(err), param=err.param, **err.more)
         except PinError as err:
             return error(PIN_STATUS[err.code], err.code, str(err))
         except IndexUnreadableError as err:
@@ -183,7 +187,7 @@ def names(listen_host: str, others: Sequence[str]) -> frozenset[str] | None:
 
 
 def wants_admin(method: str, path: str) -> bool:
-    """Whether this is more than reading."""
+    """Whether this is more than reading; of what there is no route for, too."""
     return method not in {"GET", "HEAD"} or path.startswith("/api/config")
 
 

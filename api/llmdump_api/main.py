@@ -1,5 +1,7 @@
 """The api process: builds the parts and waits for the signal."""
 
+from typing import Any
+
 import aiohttp
 from aiohttp import web
 
@@ -11,6 +13,7 @@ from llmdump_api.app import Api
 from llmdump_api.fleet import ASK_TIMEOUT_S, Fleet
 from llmdump_api.gate import Gate, names
 from llmdump_api.index import Index
+from llmdump_api.params import LINE_BYTES_MAX
 
 # Answers under way may finish; a client that does not read must not hold up the leaving.
 FINISH_WITHIN_S = 1.0
@@ -35,7 +38,8 @@ async def serve(running: Process) -> None:
         fleet = Fleet(running.data.run, running.presence, http)
         gate = Gate(tokens, hosts)
         app = Api(running.data, running.presence, index, fleet, gate, running.settings, table).application()
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=FINISH_WITHIN_S)
+        how: dict[str, Any] = {"access_log": None, "handle_signals": False, "shutdown_timeout": FINISH_WITHIN_S}
+        runner = web.AppRunner(app, max_line_size=LINE_BYTES_MAX, **how)
         await runner.setup()
         await web.SockSite(runner, sock).start()
         running.started(listen=address.bound(sock), admin="http://" + admin.reachable(sock))

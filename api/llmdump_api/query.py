@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from llmdump_api import params as given
-from llmdump_api.params import BadParamError, Cursor
+from llmdump_api.params import BadParamError, Cursor, Param
 
 TOKENS_MAX: Final = 1e10
 COST_USD_MAX: Final = 1e4
@@ -162,7 +162,24 @@ _CONDITIONS: Final[dict[str, Callable[[str, str], Condition]]] = {
     "max_ttft_ms": _at_most(*_TTFT),
     "pinned": _pinned,
 }
-PARAMETERS: Final = (*_CONDITIONS, "since", "until", "q", "filter", "limit", "cursor")
+_SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "path": ("without query; a trailing * is whatever begins so", given.text("a path")),
+    "status": ("a status, or a class", {
+        "type": "string", "pattern": f"^({_STATUS.pattern}|{_STATUS_CLASS.pattern})$",
+        "description": "a status (404) or a class of them (1xx, 2xx, 4xx, 5xx)"}),
+    "key_hash": ("the hash of the client's key", given.KEY_HASH_SCHEMA),
+    "session_root_id": ("the session's first exchange", given.UUID_SCHEMA),
+    "pinned": ("whether there is a copy", {"type": "string", "enum": ["true", "false"]}),
+    **{f"{least}_{name}": (f"of {what}", {"type": "number", "minimum": 0, "maximum": most})
+       for name, what, most in (("tokens", "total_tokens", TOKENS_MAX), ("cost_usd", "cost_usd", COST_USD_MAX),
+                                ("ttft_ms", "ttft_ms", TTFT_MS_MAX)) for least in ("min", "max")},
+}  # fmt: skip
+PARAMS: Final = (
+    *(Param(name, *_SCHEMAS.get(name, ("exact", given.text("text")))) for name in _CONDITIONS), given.SINCE, given.UNTIL,
+    Param("q", "words that are in the turn", given.text("words", given.PARAM_CHARS_MAX)),
+    given.FILTER, given.LIMIT, given.CURSOR,
+)  # fmt: skip
+PARAMETERS: Final = tuple(param.name for param in PARAMS)
 
 
 def row_object(row: tuple[Any, ...]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from llmdump.data_dir import DataDir
 from llmdump.presence import Presence
 from llmdump.reading import prices
 from llmdump.settings import Settings
-from llmdump_api import query, sessions, sums
+from llmdump_api import described, query, sessions, sums
 from llmdump_api.app import Api
 from llmdump_api.fleet import Fleet
 from llmdump_api.gate import Gate
@@ -509,7 +509,9 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
         index.close()
         return found
 
-    assert set(re.findall(r"^## ([A-Z]+) (\S+)$", DOCS, re.M)) == asyncio.run(routes())
+    served = asyncio.run(routes())
+    assert set(re.findall(r"^## ([A-Z]+) (\S+)$", DOCS, re.M)) == served
+    assert set(described.BY_PATH) == served
 
 
 def test_docs_name_every_parameter_and_column() -> None:
