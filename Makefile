@@ -43,8 +43,9 @@ test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import cont
 chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for three quarters of an hour; ARGS="--seed=7 -k writer" for a part of it
 	@$(BIN)/python -m pytest tests/chaos tests/simulation --long $(ARGS)
 
-fuzz: $(VENV)/installed-fuzz ## every parser of strangers' bytes, FUZZ_SECONDS (60) each, with inputs that coverage leads to
+fuzz: $(VENV)/installed-fuzz ## every parser of strangers' bytes, FUZZ_SECONDS (60) each, with inputs that coverage leads to; and the api
 	@$(BIN)/python tests/fuzz/parsers.py $(FUZZ_SECONDS)
+	@$(BIN)/python -m pytest tests/api/test_api_openapi.py --long
 
 lint: $(VENV)/installed-test ## formatting, ruff, mypy and the import contract alone, and repair what ruff can
 	$(BIN)/ruff format

@@ -11,7 +11,7 @@ import apsw
 import msgspec
 from aiohttp import web
 
-from llmdump import pins, positions, segment
+from llmdump import overrides, pins, positions, segment
 from llmdump.admin import count_swallowed, process_samples
 from llmdump.certificate import Statement
 from llmdump.data_dir import DataDir
@@ -23,10 +23,13 @@ from llmdump.reading import from_records
 from llmdump.reading.prices import PriceTable
 from llmdump.record import Record
 from llmdump.retention import Note, Notes
-from llmdump_api import filtering, find, ledger, params, query, search, sessions, sums, trace
+from llmdump.settings import Settings
+from llmdump_api import filtering, find, healthz, ledger, openapi, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
+from llmdump_api.config import Config
 from llmdump_api.fleet import ROLES, Fleet
-from llmdump_api.gate import Gate, Handler, answer, error
+from llmdump_api.gate import Gate, Handler, answer, error, make_harmless
+from llmdump_api.healthz import Retention
 from llmdump_api.index import Index, IndexUnreadableError, Stored
 from llmdump_api.live import Live
 from llmdump_api.recorded import Exchanges
@@ -41,10 +44,11 @@ class Api:
     """The handlers and what they ask."""
 
     def __init__(
-        self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate, pin_room: Room, table: PriceTable
+        self, data: DataDir, own: Presence, index: Index, fleet: Fleet, gate: Gate, settings: Settings, table: PriceTable
     ) -> None:
         self._data = data
-        self._pin_room = pin_room
+        self._settings = settings
+        self._pin_room = Room(settings.pinned_max_bytes, settings.capture_min_free_bytes)
         self._own = own
         self._index = index
         self._fleet = fleet
@@ -64,10 +68,12 @@ class Api:
             return await self._gate.through(request, handler)
 
         app = web.Application(middlewares=[gate])
+        app.on_response_prepare.append(make_harmless)
         app.router.add_get("/", self.root)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/openapi.json", self.openapi)
         app.router.add_get("/api/ledger", self.ledger)
         app.router.add_get("/api/facets", self.facets)
         app.router.add_get("/api/stats", self.stats)
@@ -87,6 +93,13 @@ class Api:
         app.router.add_get("/api/traces/{id}/curl", views.curl)
         app.router.add_get("/api/live", Watching(self._live).live, allow_head=False)
         app.on_shutdown.append(self._live.close)
+        config = Config(self._data, self._settings, exchanges)
+        app.router.add_get("/api/media/{id}/{n}", config.medium)
+        app.router.add_get("/api/config/media", config.media)
+        app.router.add_get("/api/config/plugins", config.plugins)
+        app.router.add_get("/api/config/retention", config.retention)
+        app.router.add_put("/api/config/retention", config.change_retention)
+        app.router.add_get("/api/plugins/types", config.plugin_types)
         return app
 
     async def root(self, _: web.Request) -> web.Response:
@@ -99,12 +112,30 @@ class Api:
                 "healthz": "/healthz",
                 "readyz": "/readyz",
                 "metrics": "/metrics",
+                "openapi": "/openapi.json",
             }
         )
 
+    async def openapi(self, _: web.Request) -> web.Response:
+        """The description of all of this."""
+        return answer(openapi.document(self._own.card.version))
+
     async def healthz(self, _: web.Request) -> web.Response:
-        """This process answers."""
-        return answer({"status": "ok", **msgspec.to_builtins(self._own.card)})
+        """This process answers; and the counters that api-log has there."""
+        card = self._own.card
+        try:
+            counters = await self._index.ask(healthz.counters, healthz.unknown_counters())
+        except IndexUnreadableError:
+            counters = healthz.unknown_counters()
+        by_writer = await self._index.run(partial(healthz.stored_bytes, self._data.segments))
+        retention = Retention.of(self._settings, await self._index.run(partial(overrides.load, self._data.overrides)))
+        writes = any(living.role == "writer" for living in await self._index.run(self._fleet.living))
+        counters |= {"total_bytes": sum(by_writer.values())}
+        told = {
+            **healthz.uptime(card.started_at), "counters": counters, "viewer": {"enabled": False, "source": "disabled"},
+            "storage": healthz.storage(by_writer, retention, writes=writes),
+        }  # fmt: skip
+        return answer({"status": "ok", **msgspec.to_builtins(card), **told})
 
     async def readyz(self, _: web.Request) -> web.Response:
         """All four roles work, or which do not."""
@@ -121,7 +152,7 @@ class Api:
         page = self._page.render()
         if request.query.get("scope") != "own":
             page = await self._fleet.metrics(page)
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
     async def ledger(self, _: web.Request) -> web.Response:
         """The certificate, as the index has it."""
@@ -246,8 +277,6 @@ class Api:
             headers={
                 "Content-Type": "application/octet-stream",
                 "Content-Disposition": f'attachment; filename="{name}"',
-                "X-Content-Type-Options": "nosniff",
-                "Cache-Control": "no-store",
                 "X-Llmdump-Content-Type": body.content_type,
             }
         )

@@ -35,8 +35,9 @@ from llmdump.segment import Located
 from llmdump.tail import SegmentRow, Step, Tail
 from llmdump_api import index, query
 from llmdump_api.index import Index, IndexUnreadableError
+from llmdump_api.live_asked import Asked
 from llmdump_api.live_exchange import PAYLOADS, LiveExchange, chunks
-from llmdump_api.live_viewer import TAKEN_AT_ONCE_BYTES, Asked, CatchUp, Event, Told, Viewer, lost
+from llmdump_api.live_viewer import TAKEN_AT_ONCE_BYTES, CatchUp, Event, Told, Viewer, lost
 
 POLL_S: Final = 0.02
 VIEWERS_MAX: Final = 64

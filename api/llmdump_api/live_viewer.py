@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from llmdump.filter import Filter
 from llmdump.record import Record
 from llmdump_api import live_exchange
+from llmdump_api.live_asked import Asked
 from llmdump_api.live_exchange import LiveExchange
 
 VIEWER_BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -30,28 +30,6 @@ LOST_NAMED_MAX: Final = 100
 TAKEN_AT_ONCE_BYTES: Final = 256 * 1024
 _HELD_BYTES: Final = 200
 """What an event takes beside its text."""
-
-
-class Asked(NamedTuple):
-    """What a viewer wants to see."""
-
-    words: str = ""
-    """The filter as it was written."""
-    filter: Filter | None = None
-    exchange: str | None = None
-    """Only this one."""
-    directions: frozenset[int] = frozenset()
-    """Of the records whose bytes are told."""
-
-    def is_same(self, other: "Asked") -> bool:
-        """Whether it is the same question, asked at another time."""
-        return self._replace(filter=None) == other._replace(filter=None)
-
-    def means(self, exchange: LiveExchange) -> bool:
-        """Whether it is certain that this exchange is wanted."""
-        if self.exchange is not None:
-            return exchange.id == self.exchange
-        return self.filter is None or self.filter.holds(exchange.facts())
 
 
 class Event:

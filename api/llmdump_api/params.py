@@ -10,9 +10,27 @@ from typing import Any, Final, NamedTuple
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 500
 PARAM_CHARS_MAX: Final = 4096
+TEXT_CHARS_MAX: Final = 1024
+"""Of a value that a column is compared with."""
+LINE_BYTES_MAX: Final = 256 * 1024
+"""Of a request line: all parameters at their longest, percent-encoded."""
 
-_KEY_HASH = re.compile(r"[0-9a-f]{16}")
+_KEY_HASH = re.compile(r"[0-9a-f]{8}([0-9a-f]{8})?")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CURSOR = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_DECIMAL = re.compile(r"[0-9]{1,16}(\.[0-9]{1,9})?")
+_WHEN: Final = {
+    "type": "string", "format": "date-time", "maxLength": 64, "description": "RFC 3339 with a zone, as in 2026-01-31T12:00:00Z"
+}  # fmt: skip
+UUID_SCHEMA: Final = {
+    "type": "string", "format": "uuid", "pattern": f"^{_UUID.pattern}$", "description": "a UUID in lower case, as in a row's id"
+}  # fmt: skip
+KEY_HASH_SCHEMA: Final = {
+    "type": "string", "pattern": f"^{_KEY_HASH.pattern}$", "description": "16 hex digits, or the first 8, lower case"
+}  # fmt: skip
+CURSOR_SCHEMA: Final = {
+    "type": "string", "pattern": f"^{_CURSOR.pattern}$", "description": "the next_cursor of an earlier answer"
+}  # fmt: skip
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = datetime.resolution
 
@@ -27,11 +45,61 @@ class BadParamError(ValueError):
         self.more = more
 
 
+class Param(NamedTuple):
+    """A parameter: what it is for, and the JSON Schema of what it may be. Lists have commas between."""
+
+    name: str
+    about: str
+    schema: Mapping[str, Any]
+
+    def check(self, value: str) -> None:
+        """Raises BadParamError where a value does not fit the schema."""
+        if not _fits(self.schema, value):
+            raise BadParamError(self.name, f"allowed is {_allowed(self.schema)}")
+
+
+def _fits(schema: Mapping[str, Any], value: str) -> bool:
+    if schema["type"] == "array":
+        return (not value and not schema["minItems"]) or all(_fits(schema["items"], item) for item in value.split(","))
+    if schema["type"] == "string":
+        fits = re.fullmatch(schema.get("pattern", "(?s:.*)"), value) and len(value) <= schema.get("maxLength", PARAM_CHARS_MAX)
+        return bool(fits) and value in schema.get("enum", [value])
+    if not re.fullmatch(r"[0-9]{1,16}" if schema["type"] == "integer" else r"(?=.)[0-9]{0,16}(\.[0-9]{1,16})?", value):
+        return False
+    above = float(value) > schema["exclusiveMinimum"] if "exclusiveMinimum" in schema else float(value) >= schema["minimum"]
+    return bool(above and float(value) <= schema["maximum"])
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """In words."""
+    if schema["type"] == "array":
+        return f"some of {_allowed(schema['items'])}, with commas between"
+    if schema["type"] == "string":
+        return ", ".join(schema.get("enum", ())) or str(schema.get("description", "text"))
+    least = f"above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else f"from {schema['minimum']}"
+    return f"{'a whole' if schema['type'] == 'integer' else 'a decimal'} number {least} to {schema['maximum']:.0f}"
+
+
 class Cursor(NamedTuple):
     """The place behind a row."""
 
     ts_ms: int
     id: str
+
+
+def text(about: str, most: int = TEXT_CHARS_MAX) -> dict[str, Any]:
+    """The schema of any text."""
+    return {"type": "string", "maxLength": most, "description": f"{about}, {most} characters at most"}
+
+
+def some_of(values: Collection[str], least: int = 1) -> dict[str, Any]:
+    """The schema of a list of such values."""
+    return {"type": "array", "items": {"type": "string", "enum": list(values)}, "minItems": least}
+
+
+def limit_param(default: int, most: int) -> Param:
+    """How many are wanted."""
+    return Param("limit", "how many at most", {"type": "integer", "minimum": 1, "maximum": most, "default": default})
 
 
 def check(params: Mapping[str, str], known: Collection[str]) -> None:
@@ -92,11 +160,11 @@ def uuid(name: str, value: str) -> str:
     return value
 
 
-def key_hash(value: str) -> str:
-    """The hash of a key."""
+def key_hash(value: str) -> tuple[str, str | None]:
+    """The hash of a key; of its first half, as file names of api-log have it, the range that begins so."""
     if not _KEY_HASH.fullmatch(value):
-        raise BadParamError("key_hash", "allowed are 16 hex digits, lower case")
-    return value
+        raise BadParamError("key_hash", "allowed are 16 hex digits, or the first 8, lower case")
+    return value, None if len(value) == 16 else value + "g"
 
 
 def time_ms(name: str, value: str) -> int:
@@ -113,9 +181,16 @@ def time_ms(name: str, value: str) -> int:
 
 def number(name: str, value: str, most: float) -> float:
     """A decimal number from 0 on."""
-    if not re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,9})?", value) or float(value) > most:
+    if not _DECIMAL.fullmatch(value) or float(value) > most:
         raise BadParamError(name, f"allowed is a decimal number from 0 to {most:.0f}")
     return float(value)
+
+
+def whole(name: str, value: str, most: int) -> int:
+    """A whole number from 0 on."""
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) > most:
+        raise BadParamError(name, f"allowed is a whole number from 0 to {most}")
+    return int(value)
 
 
 def rfc3339(ts_ms: int | None) -> str | None:
@@ -127,3 +202,10 @@ def rfc3339(ts_ms: int | None) -> str | None:
     except (OverflowError, ValueError, OSError):
         return None
     return f"{when:%Y-%m-%dT%H:%M:%S}.{ts_ms % 1000:03d}Z"
+
+
+LIMIT: Final = limit_param(LIMIT_DEFAULT, LIMIT_MAX)
+CURSOR: Final = Param("cursor", "where the page before ended", CURSOR_SCHEMA)
+SINCE: Final = Param("since", "not before", _WHEN)
+UNTIL: Final = Param("until", "before", _WHEN)
+FILTER: Final = Param("filter", "an expression, see docs/filter.md", text("a filter expression", PARAM_CHARS_MAX))

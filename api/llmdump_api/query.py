@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from llmdump_api import params as given
-from llmdump_api.params import BadParamError, Cursor
+from llmdump_api.params import BadParamError, Cursor, Param
 
 TOKENS_MAX: Final = 1e10
 COST_USD_MAX: Final = 1e4
@@ -122,6 +122,13 @@ def _at_most(column: str, by: str, scale: float, class_scale: float, most: float
     return condition
 
 
+def _key_hash(_: str, value: str) -> Condition:
+    low, high = given.key_hash(value)
+    if high is None:
+        return Condition("key_hash = ?", (low,), "key_hash", low)
+    return Condition("key_hash >= ? AND key_hash < ?", (low, high), "key_hash", low, high)
+
+
 def _pinned(name: str, value: str) -> Condition:
     if value not in {"true", "false"}:
         raise BadParamError(name, "allowed is true or false")
@@ -142,7 +149,7 @@ _CONDITIONS: Final[dict[str, Callable[[str, str], Condition]]] = {
     "api": _equal("api"),
     "client": _equal("client_kind"),
     "project": _equal("client_project"),
-    "key_hash": _equal("key_hash", given.key_hash),
+    "key_hash": _key_hash,
     "session_root_id": _equal("session_root_id", lambda value: given.uuid("session_root_id", value)),
     "end_reason": _equal("end_reason"),
     "finish_reason": _equal("finish_reason"),
@@ -155,7 +162,24 @@ _CONDITIONS: Final[dict[str, Callable[[str, str], Condition]]] = {
     "max_ttft_ms": _at_most(*_TTFT),
     "pinned": _pinned,
 }
-PARAMETERS: Final = (*_CONDITIONS, "since", "until", "q", "filter", "limit", "cursor")
+_SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "path": ("without query; a trailing * is whatever begins so", given.text("a path")),
+    "status": ("a status, or a class", {
+        "type": "string", "pattern": f"^({_STATUS.pattern}|{_STATUS_CLASS.pattern})$",
+        "description": "a status (404) or a class of them (1xx, 2xx, 4xx, 5xx)"}),
+    "key_hash": ("the hash of the client's key", given.KEY_HASH_SCHEMA),
+    "session_root_id": ("the session's first exchange", given.UUID_SCHEMA),
+    "pinned": ("whether there is a copy", {"type": "string", "enum": ["true", "false"]}),
+    **{f"{least}_{name}": (f"of {what}", {"type": "number", "minimum": 0, "maximum": most})
+       for name, what, most in (("tokens", "total_tokens", TOKENS_MAX), ("cost_usd", "cost_usd", COST_USD_MAX),
+                                ("ttft_ms", "ttft_ms", TTFT_MS_MAX)) for least in ("min", "max")},
+}  # fmt: skip
+PARAMS: Final = (
+    *(Param(name, *_SCHEMAS.get(name, ("exact", given.text("text")))) for name in _CONDITIONS), given.SINCE, given.UNTIL,
+    Param("q", "words that are in the turn", given.text("words", given.PARAM_CHARS_MAX)),
+    given.FILTER, given.LIMIT, given.CURSOR,
+)  # fmt: skip
+PARAMETERS: Final = tuple(param.name for param in PARAMS)
 
 
 def row_object(row: tuple[Any, ...]) -> dict[str, Any]:

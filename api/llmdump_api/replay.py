@@ -133,16 +133,11 @@ def _not_streaming(message: str) -> Refusal:
 
 
 def _response(head: bytes) -> web.StreamResponse:
-    """The response with the recorded status, type and codings; nothing in it can run in a browser. Raises Refusal."""
+    """The response with the recorded status, type and codings. Raises Refusal."""
     parsed = heads.parse(head)
     if not re.fullmatch("[2-5][0-9]{2}", parsed.start[1]):
         raise _not_streaming("the connection was switched to another protocol; what went through is at /chunks")
-    fields = {
-        "Cache-Control": "no-store",
-        "Content-Security-Policy": "sandbox; default-src 'none'",
-        "X-Accel-Buffering": "no",
-        "X-Content-Type-Options": "nosniff",
-    }
+    fields = {"X-Accel-Buffering": "no"}
     for name in ("Content-Type", "Content-Encoding"):
         values = [value for field, value in parsed.fields if field.lower() == name.lower()]
         if values:

@@ -7,7 +7,7 @@ import apsw
 
 from llmdump_api import params as given
 from llmdump_api.index import first, rows
-from llmdump_api.params import BadParamError, Cursor
+from llmdump_api.params import BadParamError, Cursor, Param
 
 COLUMNS: Final = (
     "root", "key_hash", "n_turns", "first_ts", "last_ts", "last_path", "last_status", "last_model", "client_kind",
@@ -23,8 +23,14 @@ PROMPT_CHARS: Final = 200
 
 _INDEXES: Final = {"key_hash": "session_by_key", "client_project": "session_by_project", "client_kind": "session_by_client"}
 _FILTERS: Final = {"key_hash": "key_hash", "project": "client_project", "client": "client_kind"}
-PARAMETERS: Final = (*_FILTERS, "since", "until", "limit", "cursor")
-TREE_PARAMETERS: Final = ("limit", "cursor")
+PARAMS: Final = (
+    Param("key_hash", "the hash of the client's key", given.KEY_HASH_SCHEMA),
+    *(Param(name, "exact", given.text("text")) for name in ("project", "client")),
+    given.SINCE, given.UNTIL, given.LIMIT, given.CURSOR,
+)  # fmt: skip
+TREE_PARAMS: Final = (given.LIMIT, given.CURSOR)
+PARAMETERS: Final = tuple(param.name for param in PARAMS)
+TREE_PARAMETERS: Final = tuple(param.name for param in TREE_PARAMS)
 
 ONE: Final = f"SELECT {', '.join(COLUMNS)} FROM session WHERE root = ?"
 MODELS: Final = "SELECT model FROM session_model WHERE root = ? ORDER BY turns DESC, model LIMIT 20"
@@ -57,8 +63,8 @@ class Asked(NamedTuple):
 def parse(params: Mapping[str, str]) -> Asked:
     """What parameters ask for. Raises BadParamError. Pure."""
     given.check(params, PARAMETERS)
-    if "key_hash" in params:
-        given.key_hash(params["key_hash"])
+    if "key_hash" in params and given.key_hash(params["key_hash"])[1] is not None:
+        raise BadParamError("key_hash", "allowed here are all 16 hex digits")
     filters = [name for name in _FILTERS if name in params]
     if len(filters) > 1:
         raise BadParamError(filters[1], f"allowed is one of {', '.join(_FILTERS)}")

@@ -14,7 +14,7 @@ import orjson
 from llmdump import spread
 from llmdump_api import params as given
 from llmdump_api.index import rows
-from llmdump_api.params import BadParamError
+from llmdump_api.params import BadParamError, Param
 
 STEPS: Final = {"minute": 60, "hour": 3600, "day": 86400}
 DIMENSIONS: Final = {
@@ -98,8 +98,19 @@ class Series(NamedTuple):
     """Of `SPREADS`."""
 
 
-FACET_PARAMETERS: Final = ("by", "since", "until", "limit")
-SERIES_PARAMETERS: Final = ("by", "value", "step", "spread", "since", "until", "limit")
+FACET_PARAMS: Final = (
+    Param("by", "which facets", given.some_of(DIMENSIONS)), given.SINCE, given.UNTIL,
+    given.limit_param(FACET_VALUES_DEFAULT, FACET_VALUES_MAX),
+)  # fmt: skip
+SERIES_PARAMS: Final = (
+    Param("by", "a series for each of its values", {"type": "string", "enum": ["", *DIMENSIONS]}),
+    Param("value", "only this value of by", given.text("text")),
+    Param("step", "length of a bucket", {"type": "string", "enum": list(STEPS)}),
+    Param("spread", "percentiles of what", given.some_of(SPREADS, 0)), given.SINCE, given.UNTIL,
+    given.limit_param(SERIES_DEFAULT, POINTS_MAX),
+)  # fmt: skip
+FACET_PARAMETERS: Final = tuple(param.name for param in FACET_PARAMS)
+SERIES_PARAMETERS: Final = tuple(param.name for param in SERIES_PARAMS)
 
 
 def facets(params: Mapping[str, str]) -> Facets:

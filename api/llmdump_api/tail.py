@@ -22,10 +22,11 @@ import uvloop
 
 from llmdump import presence, process
 from llmdump.data_dir import DataDir
-from llmdump_api import watching
+from llmdump_api import live_asked
 from llmdump_api.index import Index, IndexUnreadableError
 from llmdump_api.live import Live, LiveError
-from llmdump_api.live_viewer import Asked, Told
+from llmdump_api.live_asked import Asked
+from llmdump_api.live_viewer import Told
 from llmdump_api.params import BadParamError
 
 WAIT_FOR_ROW_S: Final = 2.0
@@ -188,7 +189,7 @@ def main(root: str, exchange: str | None, words: str | None, wants_bytes: bool, 
     chunks = "none" if not wants_bytes else "all" if wants_json else "response"
     given = {"filter": words, "id": exchange, "chunks": chunks}
     try:
-        asked = watching.parse({name: value for name, value in given.items() if value is not None})
+        asked = live_asked.parse({name: value for name, value in given.items() if value is not None})
         if not uvloop.run(follow(data, asked, printer)):
             process.fail(f"no exchange has the id {exchange}: `llmdump tail` shows ids")
     except BadParamError as err:

@@ -1,13 +1,16 @@
 """One exchange as people read it, put together from its records. Pure.
 
     {id, ts_start, … the facts of its row …,
-     req:  {head, http_version, headers, body | body_text | body_b64, body_bytes, complete, chunks, …},
+     req:  {head, http_version, headers, fields, body | events | body_b64, body_text, body_bytes, complete, chunks, …},
      resp: {…the same, status…},
      interim: [{t_ms, status, head, headers}],  forwarded: {t_ms, head, headers, to, address, dial_ms, new_connection},
      end: {t_ms, reason, …}, missing_segments: []}
 
 Bodies are shown decoded (Content-Encoding undone) and parsed, up to a limit; what exactly crossed is at /request and
 /response. A JSON body is spliced into the answer byte for byte, so that numbers, order and doubled keys stay.
+
+The shape holds api-log's within it, which its viewer reads: `headers` as one object, `events` with `stream_done`, and
+`body_b64` with `parse_error` for what is no JSON. What that loses is beside it: `fields`, `body_text`, `chunks`.
 """
 
 import base64
@@ -19,6 +22,7 @@ import orjson
 from llmdump import heads
 from llmdump.content_coding import Decoder
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, Record
+from llmdump_api.events import Events
 
 INLINE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of a body, decoded, within the JSON answer; the rest is at /request or /response."""
@@ -48,6 +52,7 @@ class Side:
         self._kept = 0
         self._complete = False
         self._truncated = False
+        self._events: Events | None = None
 
     def head(self, head: bytes) -> None:
         """The message's head as received."""
@@ -59,6 +64,8 @@ class Side:
             self._decoder = Decoder(codings, INLINE_BYTES_MAX) if codings else None
         except ValueError as err:
             self._undecoded = str(err)
+        if self._content_type.startswith("text/event-stream"):
+            self._events = Events()
 
     def payload(self, record: Record) -> None:
         """A chunk, or bytes after an upgrade."""
@@ -74,15 +81,17 @@ class Side:
         self._chunks_total += 1
         self._bytes += size
         self._complete = self._complete or bool(meta.get("x_z"))
-        self.body(record.data)
+        self.body(record.data, record.ts)
 
-    def body(self, data: bytes) -> None:
-        """Body bytes as they crossed."""
+    def body(self, data: bytes, ts: float) -> None:
+        """Body bytes as they crossed, then."""
         self._kept += len(data)
         decoded = self._decoder.feed(data) if self._decoder else data
         room = INLINE_BYTES_MAX - len(self._body)
         self._truncated = self._truncated or len(decoded) > room
         self._body += decoded[:room]
+        if self._events and room > 0:
+            self._events.feed(decoded[:room], t_ms(ts, self._ts_start_ms))
 
     def shown(self, where: str) -> dict[str, Any]:
         """This side of the answer; `where` is the path of its raw body."""
@@ -91,8 +100,9 @@ class Side:
         return {
             "head": self._head.decode("latin-1"),
             "http_version": _version(parsed),
-            "headers": parsed.fields,
-            **_body(bytes(self._body), self._content_type),
+            "headers": joined(parsed.fields, decoded=self._decoder is not None),
+            "fields": parsed.fields,
+            **self._shown_body(),
             "body_bytes": self._bytes or self._kept,
             "body_truncated": self._truncated or problem == "limit",
             "body_url": where,
@@ -101,6 +111,23 @@ class Side:
             "chunks": self._chunks,
             "chunks_total": self._chunks_total,
         }
+
+    def _shown_body(self) -> dict[str, Any]:
+        """The body in the form that says most: JSON, else events, else text and base64."""
+        body = bytes(self._body)
+        if not body:
+            return {"body": None}
+        if (shown := _json(body, self._content_type)) is not None:
+            return {"body": shown}
+        events = self._events.shown() if self._events else {}
+        if events:
+            return {**events, **_text(body)}
+        return {**_text(body), "body_b64": base64.b64encode(body).decode("ascii"), **self._parse_error()}
+
+    def _parse_error(self) -> dict[str, str]:
+        if self._events:
+            return {"parse_error": "sse: no event, and no JSON"}
+        return {"parse_error": "json: the body is none"} if "json" in self._content_type else {}
 
 
 def build(row: dict[str, Any], ts_start_ms: int, records: Iterable[Record], missing: list[str]) -> dict[str, Any]:
@@ -123,7 +150,7 @@ def build(row: dict[str, Any], ts_start_ms: int, records: Iterable[Record], miss
             facts["answered_by_proxy"] = True
             head, body = split_answer(record)
             resp.head(head)
-            resp.body(body)
+            resp.body(body, record.ts)
         elif record.kind == "end":
             facts["end"] = _end(record, ts_start_ms)
     where = f"/api/traces/{row['id']}"
@@ -152,20 +179,33 @@ def _version(head: heads.Head) -> str | None:
     return next((part for part in (head.start[2], head.start[0]) if part.startswith("HTTP/")), None)
 
 
-def _body(body: bytes, content_type: str) -> dict[str, Any]:
-    """A body in the form that says most: JSON, else text, else base64."""
-    if not body:
-        return {"body": None}
-    if "json" in content_type or body.lstrip()[:1] in {b"{", b"["}:
-        try:
-            orjson.loads(body)
-            return {"body": orjson.Fragment(body)}
-        except orjson.JSONDecodeError:
-            pass  # mislabelled, cut, or several documents
+def joined(fields: list[tuple[str, str]], *, decoded: bool = False) -> dict[str, str]:
+    """Fields as one object, as api-log has them: names in canonical case, several values with commas between. Of a body that
+    was `decoded`, without its coding."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        key = "-".join(part.capitalize() for part in name.split("-"))
+        if not (decoded and key == "Content-Encoding"):
+            found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
+
+
+def _json(body: bytes, content_type: str) -> orjson.Fragment | None:
+    """The body, if it is JSON, whatever it is called."""
+    if "json" not in content_type and body.lstrip()[:1] not in {b"{", b"["}:
+        return None
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None  # mislabelled, cut, or several documents
+    return orjson.Fragment(body)
+
+
+def _text(body: bytes) -> dict[str, str]:
     try:
         return {"body_text": body.decode("utf-8")}
     except UnicodeDecodeError:
-        return {"body_b64": base64.b64encode(body).decode("ascii")}
+        return {}
 
 
 def _interim(record: Record, ts_start_ms: int) -> dict[str, Any]:
@@ -174,12 +214,13 @@ def _interim(record: Record, ts_start_ms: int) -> dict[str, Any]:
         "t_ms": t_ms(record.ts, ts_start_ms),
         "status": record.meta.get("sc"),
         "head": record.data.decode("latin-1"),
-        "headers": parsed.fields,
+        "headers": joined(parsed.fields),
+        "fields": parsed.fields,
     }
 
 
 def _forwarded(record: Record, ts_start_ms: int) -> dict[str, Any]:
-    meta = record.meta
+    meta, fields = record.meta, heads.parse(record.data).fields
     return {
         "t_ms": t_ms(record.ts, ts_start_ms),
         "to": meta.get("x_up"),
@@ -187,7 +228,8 @@ def _forwarded(record: Record, ts_start_ms: int) -> dict[str, Any]:
         "dial_ms": meta.get("x_dial"),
         "new_connection": meta.get("x_new"),
         "head": record.data.decode("latin-1"),
-        "headers": heads.parse(record.data).fields,
+        "headers": joined(fields),
+        "fields": fields,
     }
 
 

@@ -15,7 +15,6 @@ from llmdump_api.gate import error
 from llmdump_api.recorded import Exchange, Exchanges, Refusal
 
 _WRITE_BYTES: Final = 64 * 1024
-_KEPT_BY_NOBODY: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Views:
@@ -31,7 +30,7 @@ class Views:
             exchange = await self._open(request)
         except Refusal as refusal:
             return refusal.response
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", **_KEPT_BY_NOBODY})
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         with contextlib.suppress(ConnectionError):  # the client has gone
             await response.prepare(request)
             if await _write_lines(response, exchange):
@@ -48,7 +47,7 @@ class Views:
         except Refusal as refusal:
             return refusal.response
         name = f'attachment; filename="{exchange.row["id"]}.har"'
-        return web.Response(body=log, content_type="application/json", headers={"Content-Disposition": name, **_KEPT_BY_NOBODY})
+        return web.Response(body=log, content_type="application/json", headers={"Content-Disposition": name})
 
     async def curl(self, request: web.Request) -> web.Response:
         """A command line that sends the request again."""
@@ -60,7 +59,7 @@ class Views:
             return refusal.response
         except NotSentAgainError as err:
             return error(409, "not_sent_again", str(err))
-        return web.Response(text=command, content_type="text/plain", charset="utf-8", headers=_KEPT_BY_NOBODY)
+        return web.Response(text=command, content_type="text/plain", charset="utf-8")
 
     async def _open(self, request: web.Request) -> Exchange:
         return await self._exchanges.open(await self._exchanges.row(request))

@@ -12,42 +12,19 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 
-from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_CLIENT
-from llmdump_api import filtering, params
 from llmdump_api.gate import error
 from llmdump_api.live import Live, LiveError
-from llmdump_api.live_viewer import Asked, Viewer, lost
-from llmdump_api.params import BadParamError
+from llmdump_api.live_asked import Asked, parse
+from llmdump_api.live_viewer import Viewer, lost
 
-PARAMETERS: Final = ("filter", "id", "chunks")
 KEEP_ALIVE_S: Final = 15.0
 STALLED_S_MAX: Final = 60.0
 _RETRY_MS: Final = 1000
-_RESPONSE: Final = frozenset({BACKEND_TO_PROXY, PROXY_TO_CLIENT})
-_DIRECTIONS: Final = {"all": _RESPONSE | {CLIENT_TO_PROXY}, "response": _RESPONSE, "none": frozenset[int]()}
 _LAST_EVENT = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})")
-
-
-def parse(given: Mapping[str, str]) -> Asked:
-    """What parameters ask for. Raises BadParamError."""
-    params.check(given, PARAMETERS)
-    if "filter" in given and "id" in given:
-        raise BadParamError("id", "allowed is id or filter, not both")
-    which = given.get("chunks", "all")
-    if which not in _DIRECTIONS:
-        raise BadParamError("chunks", f"allowed is one of {', '.join(_DIRECTIONS)}")
-    words = given.get("filter", "")
-    return Asked(
-        words,
-        filtering.parse(words, round(time.time() * 1000)) if "filter" in given else None,
-        params.uuid("id", given["id"]) if "id" in given else None,
-        _DIRECTIONS[which],
-    )
 
 
 class Watching:

@@ -7,6 +7,8 @@
 <data>/index.sqlite                      derived from the segments, may be deleted
 <data>/index.sqlite.rebuild              the next one, while `llmdump rebuild` makes it
 <data>/admin_token                       bearer token of the api, made at first start
+<data>/read_token                        another one, that may only read
+<data>/overrides.json                    settings that were changed over HTTP (see `overrides`)
 <data>/run/<role>-<slot>.json            one file a living process, locked while it lives (see `presence`)
 <data>/run/writer-0.sock                 where a writer takes records
 <data>/run/w0.durable                    how far the newest segment of a writer may be read (see `durable`)
@@ -37,6 +39,8 @@ class DataDir:
         self.spill = self.root / "spill"
         self.index = self.root / "index.sqlite"
         self.admin_token = self.root / "admin_token"
+        self.read_token = self.root / "read_token"
+        self.overrides = self.root / "overrides.json"
 
     def create(self) -> "DataDir":
         """Make the directories, mode 0700, and return self. Blocking. Raises OSError."""

@@ -108,6 +108,8 @@ METRICS: Final = (
     Metric("llmdump_api_request_seconds", "histogram", "api", ("route",), "Time of a request in the api."),
     Metric("llmdump_live_viewers", "gauge", "api", (), "Who watches /api/live, those included who may come back."),
     Metric("llmdump_live_lost_events_total", "counter", "api", (), "Events that slow viewers missed, and were told so."),
+    Metric("llmdump_api_refused_total", "counter", "api", ("reason",),
+           "Requests turned away: token, too_many (tokens that failed), scope, host, origin."),
     Metric("llmdump_ledger_missing_records", "gauge", "api", ("reason",), "Record numbers that no file brought, by reason."),
     Metric("llmdump_ledger_deleted_records", "gauge", "api", ("reason",),
            "Record numbers that retention deleted before they were indexed, by cap."),

@@ -47,6 +47,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_dir: Annotated[str, Meta(min_length=1, description="Directory of segments, index and token; made 0700.")] = "./data"
     proxy_listen: Annotated[Address, Meta(description="Where clients connect.")] = "127.0.0.1:7861"
     api_listen: Annotated[Address, Meta(description="Where the read API and all metrics are served.")] = "127.0.0.1:7862"
+    api_hosts: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Names by which clients reach the api, beside loopback's and that of api_listen; others are turned "
+            "away. Wanted where api_listen is wider than loopback; `*` for any name."
+        ),
+    ] = ()
     proxy_admin_listen: Annotated[
         Address, Meta(description="The proxy's own /metrics and /healthz; a second proxy takes a free port.")
     ] = "127.0.0.1:7871"

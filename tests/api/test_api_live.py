@@ -20,8 +20,9 @@ from llmdump.record import decode
 from llmdump.segment import Located
 from llmdump_api import live_viewer
 from llmdump_api.live import VIEWERS_MAX
+from llmdump_api.live_asked import Asked
 from llmdump_api.live_exchange import LiveExchange
-from llmdump_api.live_viewer import RESUME_BYTES, VIEWER_BUFFER_BYTES, Asked, CatchUp, Event, Told, Viewer
+from llmdump_api.live_viewer import RESUME_BYTES, VIEWER_BUFFER_BYTES, CatchUp, Event, Told, Viewer
 from llmdump_indexer.follow import Follower
 from tests.api.streams import At, stream
 from tests.api.test_api_serve import Served

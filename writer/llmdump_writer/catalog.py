@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from llmdump import log
 from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
+from llmdump.overrides import Watched
 from llmdump.segment import Name
 from llmdump_writer.appender import sync_directory
 from llmdump_writer.deletions import Deletions
@@ -22,7 +23,8 @@ from llmdump_writer.footer import Spans
 from llmdump_writer.indexed import indexed_segments
 from llmdump_writer.rotation import Limits
 
-LOOK_AT_AGES_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 1.0
+"""At what is too old, and at limits that may have been changed."""
 
 
 class Closed(NamedTuple):
@@ -45,12 +47,16 @@ class Catalog:
         """Segment files deleted, by reason."""
         self.deleted_bytes = self.deleted_unindexed = 0
         self._index = data.index
-        self._limits = limits
+        self._set_limits = limits
+        self._overrides = Watched(data.overrides)
+        self._overrides.changed()
+        self.limits = limits.overridden(self._overrides.overrides)
+        """Those in force."""
         self._deletions = Deletions(data.segments)
         self._lock = threading.Lock()
         self._closed = dict(closed)
         self._active_bytes = self._making_bytes = 0
-        self._look_at_ages_at = 0.0
+        self._look_at = 0.0
         self.make_room(0)
 
     @property
@@ -78,7 +84,7 @@ class Catalog:
         """How much of what is wanted the cap leaves, without deleting anything; counted until the next `make_room`."""
         with self._lock:
             self._active_bytes = 0
-            spare = max(0, self._limits.total_bytes - self._total_bytes()) if self._limits.total_bytes else wanted
+            spare = max(0, self.limits.total_bytes - self._total_bytes()) if self.limits.total_bytes else wanted
             self._active_bytes = min(wanted, spare)
             return self._active_bytes
 
@@ -87,13 +93,26 @@ class Catalog:
         with self._lock:
             self._deletions.note_empty(name.segment)
 
-    def look_at_ages(self) -> None:
-        """Delete what is too old. Cheap enough to be called at every turn. Blocking."""
+    def look(self) -> None:
+        """Take limits that were changed, and delete what is too old. Cheap enough to be called at every turn. Blocking."""
         now = time.monotonic()
-        if not self._limits.keep_s or now < self._look_at_ages_at:
+        if now < self._look_at:
             return
-        self._look_at_ages_at = now + LOOK_AT_AGES_EVERY_S
-        oldest = time.time() - self._limits.keep_s
+        self._look_at = now + LOOK_EVERY_S
+        if self._overrides.changed():
+            self._take_overrides()
+        if self.limits.keep_s:
+            self._delete_old()
+
+    def _take_overrides(self) -> None:
+        self.limits = self._set_limits.overridden(self._overrides.overrides)
+        log.info("limits_changed", total_max_bytes=self.limits.total_bytes, max_age_s=self.limits.keep_s)
+        with self._lock:
+            self._keep_caps()
+            self._deletions.write()
+
+    def _delete_old(self) -> None:
+        oldest = time.time() - self.limits.keep_s
         with self._lock:
             overdue = [number for number in sorted(self._closed) if self._closed[number].written_at < oldest]
             indexed = indexed_segments(self._index) if overdue else frozenset()
@@ -144,11 +163,11 @@ class Catalog:
 
     def _keep_caps(self) -> None:
         count, total = len(self._closed), self._total_bytes()
-        if not self._limits.exceeded(count, total):
+        if not self.limits.exceeded(count, total):
             return
         indexed = indexed_segments(self._index)
         for number in sorted(self._closed, key=lambda number: (self._rank(number, indexed), number)):
-            reason = self._limits.exceeded(count, total)
+            reason = self.limits.exceeded(count, total)
             if not reason:
                 return
             count, total = count - 1, total - sum(self._closed[number].files.values())

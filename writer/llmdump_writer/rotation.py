@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llmdump.overrides import Overrides
 from llmdump.settings import Settings
 
 
@@ -25,6 +26,13 @@ class Limits(NamedTuple):
             settings.capture_max_files,
             settings.capture_total_max_bytes,
             settings.capture_max_age_s,
+        )
+
+    def overridden(self, by: Overrides) -> "Limits":
+        """These limits, but for what was changed over HTTP."""
+        total, keep_s = by.capture_total_max_bytes, by.capture_max_age_s
+        return self._replace(
+            total_bytes=self.total_bytes if total is None else total, keep_s=self.keep_s if keep_s is None else keep_s
         )
 
     def fits(self, files: Sequence[int]) -> bool:
