@@ -17,7 +17,7 @@ from llmdump import indexed
 from llmdump.indexed import Ledger, Segment
 from llmdump.positions import Piece
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """`user_version` of the index that these questions are for."""
 THREADS: Final = 4
 BUSY_TIMEOUT_MS: Final = 2000
