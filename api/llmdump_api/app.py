@@ -24,7 +24,7 @@ from llmdump.reading.prices import PriceTable
 from llmdump.record import Record
 from llmdump.retention import Note, Notes
 from llmdump.settings import Settings
-from llmdump_api import filtering, find, healthz, ledger, openapi, params, query, search, sessions, sums, trace
+from llmdump_api import filtering, find, found, healthz, ledger, openapi, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
 from llmdump_api.config import Config
 from llmdump_api.fleet import ROLES, Fleet
@@ -32,6 +32,7 @@ from llmdump_api.gate import Gate, Handler, answer, error, make_harmless
 from llmdump_api.healthz import Retention
 from llmdump_api.index import Index, IndexUnreadableError, Stored
 from llmdump_api.live import Live
+from llmdump_api.query import Condition
 from llmdump_api.recorded import Exchanges
 from llmdump_api.replay import Replays
 from llmdump_api.views import Views
@@ -177,36 +178,40 @@ class Api:
     async def traces(self, request: web.Request) -> web.Response:
         """A page of rows, newest first; with `q`, of those in which the words are."""
         asked = query.parse(request.query)
-        if "filter" in request.query:
-            asked.conditions.extend(filtering.conditions(request.query["filter"], round(time.time() * 1000)))
+        asked.conditions.extend(_conditions(request))
         if asked.words is None:
-            found = await self._index.ask(lambda db: find.page(db, asked), find.Found([], None))
-            return answer(query.page([query.row_object(row) for row in found.rows], found.next_cursor))
+            page = await self._index.ask(lambda db: find.page(db, asked), find.Found([], None))
+            return answer(query.page([query.row_object(row) for row in page.rows], page.next_cursor))
         match = search.expression(asked.words)
         hits = await self._index.ask(lambda db: search.page(db, asked, match), search.Hits([], None))
         return answer(query.page([search.shown(hit) for hit in hits.hits], hits.next_cursor))
 
     async def facets(self, request: web.Request) -> web.Response:
         """The values that there are to filter by, with their sums."""
-        asked = sums.facets(request.query)
+        asked, conditions = sums.facets(request.query), _conditions(request)
+        if conditions:
+            return answer(await self._index.ask(lambda db: found.facet_answer(db, asked, conditions), sums.no_facets(asked)))
         return answer(await self._index.ask(lambda db: sums.facet_answer(db, asked), sums.no_facets(asked)))
 
     async def stats(self, request: web.Request) -> web.Response:
         """Time series."""
-        asked = sums.series(request.query, int(time.time()))
+        asked, conditions = sums.series(request.query, int(time.time())), _conditions(request)
+        if conditions:
+            return answer(await self._index.ask(lambda db: found.series_answer(db, asked, conditions), sums.no_series(asked)))
         return answer(await self._index.ask(lambda db: sums.series_answer(db, asked), sums.no_series(asked)))
 
     async def sessions(self, request: web.Request) -> web.Response:
         """A page of sessions, the last that went on first."""
-        asked = sessions.parse(request.query)
-        return answer(await self._index.ask(lambda db: sessions.page(db, asked), {"sessions": [], "next_cursor": None}))
+        asked, conditions = sessions.parse(request.query), _conditions(request)
+        none: dict[str, Any] = {"sessions": [], "next_cursor": None}
+        return answer(await self._index.ask(lambda db: sessions.page(db, asked, conditions), none))
 
     async def session(self, request: web.Request) -> web.Response:
         """One session as a tree."""
         root = params.uuid("id", request.match_info["id"])
         cursor, limit = sessions.parse_tree(request.query)
-        found = await self._index.ask(lambda db: sessions.tree(db, root, cursor, limit), None)
-        return error(404, "not_found", "no session has this root") if found is None else answer(found)
+        tree = await self._index.ask(lambda db: sessions.tree(db, root, cursor, limit), None)
+        return error(404, "not_found", "no session has this root") if tree is None else answer(tree)
 
     async def trace(self, request: web.Request) -> web.Response:
         """One exchange, put together."""
@@ -329,6 +334,12 @@ class Api:
         yield from ledger.samples(self._statements)
         roles = [card.role for card in self._fleet.living()]
         yield from (Sample("llmdump_api_processes", roles.count(role), (role,)) for role in ROLES)
+
+
+def _conditions(request: web.Request) -> list[Condition]:
+    """What the filter asks for; nothing without one. Raises BadParamError."""
+    text = request.query.get("filter")
+    return [] if text is None else filtering.conditions(text, round(time.time() * 1000))
 
 
 def _no_trace() -> web.Response:

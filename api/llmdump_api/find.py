@@ -58,11 +58,22 @@ def page(db: apsw.Connection, query: Query) -> Found:
     """A page of rows. Raises apsw.Error."""
     driver, streams = _drive(db, query)
     others = [condition for condition in query.conditions if condition is not driver or condition.high is not None]
-    places, reached = _merge(db, query, streams, others)
+    places, reached = _merge(db, query, streams, others, max(query.limit + 1, EXAMINED_MAX // len(streams)))
     here = [row(db, number) for _, _, number in places[: query.limit]]
     if len(places) > query.limit:
         return Found(here, Cursor(*places[query.limit - 1][:2]))
     return Found(here, None if reached is None else Cursor(*reached))
+
+
+def numbers(db: apsw.Connection, query: Query) -> tuple[list[int], int | None]:
+    """The numbers of the rows that pass, newest first, of the `query.limit` that are looked at; and if there are more, the
+    time (ms) from which on these are all. Raises apsw.Error."""
+    driver, streams = _drive(db, query)
+    others = [condition for condition in query.conditions if condition is not driver or condition.high is not None]
+    places, reached = _merge(db, query, streams, others, max(1, query.limit // len(streams)))
+    if reached is None:
+        return [number for _, _, number in places], None
+    return [number for ts_ms, _, number in places if ts_ms > reached[0]], reached[0] + 1
 
 
 def row(db: apsw.Connection, number: int) -> tuple[Any, ...]:
@@ -113,17 +124,16 @@ def _counts(db: apsw.Connection, condition: Condition) -> dict[Any, int] | None:
 
 
 def _merge(
-    db: apsw.Connection, query: Query, streams: list[Stream], others: list[Condition]
+    db: apsw.Connection, query: Query, streams: list[Stream], others: list[Condition], examined: int
 ) -> tuple[list[tuple[int, str, int]], Place | None]:
     """Places with their rows' numbers, one more than the page holds if there are; and the last place that was looked at,
-    if there are more behind."""
-    examined = max(query.limit + 1, EXAMINED_MAX // len(streams))
+    if there are more behind. No more than `examined` are looked at in a stream."""
     found: list[tuple[int, str, int]] = []
     reached: Place | None = None
     for stream in streams:
         places = rows(db, *statement(query, stream, others, examined))
         found += places
-        if others and len(places) <= query.limit:
+        if (others or examined <= query.limit) and len(places) <= query.limit:
             end: Any = first(db, *frontier(query, stream, examined))
             if end is not None:
                 reached = end if reached is None else max(reached, end)

@@ -24,9 +24,8 @@ _SUMS: Final = (
     "requests", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"
 )  # fmt: skip
 _SUMS_SQL: Final = ", ".join(_SUMS)
-EVER: Final = (
-    f"SELECT dimension, value, {_SUMS_SQL} FROM usage WHERE seconds = 0 AND bucket = 0 AND dimension IN ('', 'status_class')"
-)
+_WANTED: Final = "('', 'status_class', 'media_count')"
+EVER: Final = f"SELECT dimension, value, {_SUMS_SQL} FROM usage WHERE seconds = 0 AND bucket = 0 AND dimension IN {_WANTED}"
 GAPS: Final = "SELECT reason, sum(last - first + 1) FROM ledger_gap GROUP BY reason"
 _TOTALS: Final = (
     "appended", "total_prompt_tokens", "total_completion_tokens", "total_cached_tokens", "total_cache_creation_tokens",
@@ -71,6 +70,7 @@ def unknown_counters() -> dict[str, Any]:
     """The counters while nothing is known of them."""
     return {
         **dict.fromkeys((*_TOTALS, "indexed", *(f"appended_{one}" for one in _CLASSES), "drop_writer_full", "drop_jsonl_fail")),
+        "total_media_files": None,
         "drop_sqlite_fail": 0,
     }
 
@@ -84,6 +84,7 @@ def counters(db: apsw.Connection) -> dict[str, Any]:
         **dict(zip(_TOTALS, total, strict=True)),
         "indexed": total[0],
         **{f"appended_{one}": sums.get(("status_class", one), [0])[0] for one in _CLASSES},
+        "total_media_files": sum(int(value) * one[0] for (by, value), one in sums.items() if by == "media_count"),
         "drop_writer_full": gaps.pop("overflow", 0),
         "drop_jsonl_fail": sum(gaps.values()),
         "drop_sqlite_fail": 0,  # a row that is missing is made when the segment is read again

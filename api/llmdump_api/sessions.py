@@ -8,6 +8,7 @@ import apsw
 from llmdump_api import params as given
 from llmdump_api.index import first, rows
 from llmdump_api.params import BadParamError, Cursor, Param
+from llmdump_api.query import Condition
 
 COLUMNS: Final = (
     "root", "key_hash", "n_turns", "first_ts", "last_ts", "last_path", "last_status", "last_model", "client_kind",
@@ -26,7 +27,7 @@ _FILTERS: Final = {"key_hash": "key_hash", "project": "client_project", "client"
 PARAMS: Final = (
     Param("key_hash", "the hash of the client's key", given.KEY_HASH_SCHEMA),
     *(Param(name, "exact", given.text("text")) for name in ("project", "client")),
-    given.SINCE, given.UNTIL, given.LIMIT, given.CURSOR,
+    given.SINCE, given.UNTIL, given.FILTER, given.LIMIT, given.CURSOR,
 )  # fmt: skip
 TREE_PARAMS: Final = (given.LIMIT, given.CURSOR)
 PARAMETERS: Final = tuple(param.name for param in PARAMS)
@@ -42,6 +43,12 @@ TURNS: Final = (
 )
 
 
+PASSES: Final = (
+    "SELECT 1 FROM (SELECT * FROM trace INDEXED BY trace_by_session WHERE session_root_id = ? "
+    "ORDER BY ts_start DESC, id DESC LIMIT ?) WHERE {fits} LIMIT 1"
+)
+EXAMINED_MAX: Final = 10_000
+"""Exchanges that are looked at for a page with a filter; of a longer session its newest ones."""
 _NOT_SHOWN: Final = frozenset({"root", "cost_nano_usd", "priced", "duration_us"})
 SHOWN: Final = (*(name for name in COLUMNS if name not in _NOT_SHOWN), "session_root_id", "models", "cost_usd", "unpriced")
 """Members of a session in the answers."""
@@ -102,14 +109,32 @@ def statement(asked: Asked) -> tuple[str, list[Any]]:
     )
 
 
-def page(db: apsw.Connection, asked: Asked) -> dict[str, Any]:
-    """The answer of /api/sessions. Raises apsw.Error."""
+def page(db: apsw.Connection, asked: Asked, conditions: list[Condition]) -> dict[str, Any]:
+    """The answer of /api/sessions: those in which an exchange meets all conditions. Raises apsw.Error."""
     found = rows(db, *statement(asked))
     here = found[: asked.limit]
-    more = len(found) > asked.limit
-    sessions = [_shown(db, row) for row in here]
-    cursor = given.encode_cursor(here[-1][COLUMNS.index("last_ts")], here[-1][0]) if more else None
-    return {"sessions": sessions, "next_cursor": cursor}
+    passing, looked_at = (here, len(here)) if not conditions else _passing(db, here, conditions)
+    last = here[looked_at - 1] if looked_at < len(found) else None
+    cursor = given.encode_cursor(last[COLUMNS.index("last_ts")], last[0]) if last else None
+    return {"sessions": [_shown(db, row) for row in passing], "next_cursor": cursor}
+
+
+def _passing(
+    db: apsw.Connection, found: list[tuple[Any, ...]], conditions: list[Condition]
+) -> tuple[list[tuple[Any, ...]], int]:
+    """The sessions with an exchange that meets all conditions; and how many could be looked at, one at least."""
+    fits = " AND ".join(condition.sql for condition in conditions)
+    values = [value for condition in conditions for value in condition.values]
+    passing: list[tuple[Any, ...]] = []
+    left = EXAMINED_MAX
+    for looked_at, row in enumerate(found):
+        turns = min(row[COLUMNS.index("n_turns")], EXAMINED_MAX)
+        if looked_at and turns > left:
+            return passing, looked_at
+        left -= turns
+        if first(db, PASSES.format(fits=fits), (row[0], EXAMINED_MAX, *values)) is not None:
+            passing.append(row)
+    return passing, len(found)
 
 
 def tree(db: apsw.Connection, root: str, cursor: Cursor | None, limit: int) -> dict[str, Any] | None:

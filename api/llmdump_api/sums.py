@@ -20,7 +20,7 @@ STEPS: Final = {"minute": 60, "hour": 3600, "day": 86400}
 DIMENSIONS: Final = {
     "model": "model", "api": "api", "provider": "provider", "client": "client_kind", "project": "client_project",
     "key_hash": "key_hash", "status_class": "status_class", "status": "status", "end_reason": "end_reason",
-    "error": "error_type", "finish_reason": "finish_reason",
+    "error": "error_type", "finish_reason": "finish_reason", "tool": "tool",
 }  # fmt: skip
 """What can be asked by, and the dimension of `usage` that it is."""
 BY_MINUTE: Final = frozenset({"", "model", "client_kind", "key_hash", "status_class"})
@@ -100,14 +100,14 @@ class Series(NamedTuple):
 
 FACET_PARAMS: Final = (
     Param("by", "which facets", given.some_of(DIMENSIONS)), given.SINCE, given.UNTIL,
-    given.limit_param(FACET_VALUES_DEFAULT, FACET_VALUES_MAX),
+    given.limit_param(FACET_VALUES_DEFAULT, FACET_VALUES_MAX), given.FILTER,
 )  # fmt: skip
 SERIES_PARAMS: Final = (
     Param("by", "a series for each of its values", {"type": "string", "enum": ["", *DIMENSIONS]}),
     Param("value", "only this value of by", given.text("text")),
     Param("step", "length of a bucket", {"type": "string", "enum": list(STEPS)}),
     Param("spread", "percentiles of what", given.some_of(SPREADS, 0)), given.SINCE, given.UNTIL,
-    given.limit_param(SERIES_DEFAULT, POINTS_MAX),
+    given.limit_param(SERIES_DEFAULT, POINTS_MAX), given.FILTER,
 )  # fmt: skip
 FACET_PARAMETERS: Final = tuple(param.name for param in FACET_PARAMS)
 SERIES_PARAMETERS: Final = tuple(param.name for param in SERIES_PARAMS)
@@ -199,13 +199,17 @@ def no_facets(asked: Facets) -> dict[str, Any]:
 
 
 def _top(db: apsw.Connection, name: str, limit: int) -> dict[str, Any]:
-    found = rows(db, TOP, (DIMENSIONS[name], limit + 1))
-    return {"values": [_value(row) for row in found[:limit]], "more": len(found) > limit, "cut": False}
+    return shown_values(rows(db, TOP, (DIMENSIONS[name], limit + 1)), limit, cut=False)
 
 
 def _range(db: apsw.Connection, where: tuple[Any, ...], limit: int) -> dict[str, Any]:
     found = rows(db, IN_RANGE, (*where, limit + 1))
     cut = int(db.execute(ROWS_IN_RANGE, where).get) > FACET_ROWS_MAX
+    return shown_values(found, limit, cut=cut)
+
+
+def shown_values(found: list[tuple[Any, ...]], limit: int, *, cut: bool) -> dict[str, Any]:
+    """A facet of values with their amounts, those with the most requests first. Pure."""
     return {"values": [_value(row) for row in found[:limit]], "more": len(found) > limit, "cut": cut}
 
 
@@ -219,7 +223,7 @@ def series_answer(db: apsw.Connection, asked: Series) -> dict[str, Any]:
     columns = ", ".join([*_AMOUNTS, *(SPREADS[name][0] for name in asked.spreads)])
     for value, *point in rows(db, _POINTS.format(columns=columns), _bound(asked, list(points))):
         points[value].append(tuple(point))
-    return no_series(asked) | {"series": [_series(asked, value, found) for value, found in points.items()]}
+    return no_series(asked) | {"series": [shown_series(asked, value, found) for value, found in points.items()]}
 
 
 def no_series(asked: Series) -> dict[str, Any]:
@@ -247,7 +251,8 @@ def _bound(asked: Series, values: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _series(asked: Series, value: str, found: list[tuple[Any, ...]]) -> dict[str, Any]:
+def shown_series(asked: Series, value: str, found: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """A series of points: bucket, amounts, and packed spreads as they were asked for. Pure."""
     total, points = [0] * len(_AMOUNTS), []
     spreads: list[spread.Bins] = [{} for _ in asked.spreads]
     for bucket, *row in found:

@@ -76,7 +76,7 @@ class Carried:
                 _copy(new, "damage", "segment IN (SELECT number FROM old.segment WHERE gone)")
                 _copy(new, "ledger_instance", "1")
                 _copy(new, "ledger_gap", "1")
-                store.count_written(new)
+                store.count_written(new, sessions=True)
             self._last_records = dict(new.execute(_GOING_ON))
 
     def number_of(self, exchange: str) -> int:

@@ -40,8 +40,8 @@ _NOT_OURS: Final = (apsw.bestpractice.connection_busy_timeout, apsw.bestpractice
 _SAVE_INSTANCE: Final = statements.one("save_instance")
 _SAVE_SEGMENT: Final = statements.one("save_segment")
 _FIND_TRACE: Final = f"SELECT number, {', '.join(assembly.COLUMNS)} FROM trace WHERE id = ?"
-_ADDS_SUMS: Final = "0010_reading"
-"""The step of the schema from which on sums and sessions are kept."""
+_ADDS_SUMS: Final = {"0010_reading": True, "0011_tools": False}
+"""The steps of the schema from which on sums are kept, or more of them; and whether sessions too."""
 _EXPIRED: Final = (
     "SELECT number FROM trace WHERE ts_start < ? AND end_reason IS NOT NULL AND NOT pinned ORDER BY ts_start, id LIMIT ?"
 )
@@ -137,8 +137,8 @@ class Index:
         with self._db:  # all of them or none: readers know the newest schema only
             for name, step in steps[at:]:
                 self._db.execute(step).get  # noqa: B018 - every statement of the step runs only when all is fetched
-                if name == _ADDS_SUMS:
-                    store.count_written(self._db)
+                if name in _ADDS_SUMS:
+                    store.count_written(self._db, sessions=_ADDS_SUMS[name])
             self._db.pragma("user_version", len(steps))
 
     def still_there(self) -> bool:

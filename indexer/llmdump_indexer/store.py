@@ -11,13 +11,13 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from llmdump import assembly
+from llmdump import assembly, tally
 from llmdump.assembly import Exchange
 from llmdump.reading import detect
-from llmdump_indexer import statements, tally
+from llmdump.tally import Tally
+from llmdump_indexer import statements
 from llmdump_indexer.links import Facts, Link, Links
 from llmdump_indexer.read import Read, magnitude
-from llmdump_indexer.tally import Tally
 
 _SAVE: Final = statements.one("save_trace")
 _SESSION: Final = statements.named("session")
@@ -80,6 +80,10 @@ class Store:
             before: Any = self._db.execute(_BEFORE, (number,)).fetchone()
             self.count(dict(zip(_BEFORE_COLUMNS, before, strict=True)), -1)
 
+    def count_usage(self, values: dict[str, Any]) -> None:
+        """Count a row in, in nothing but the sums by time."""
+        self._tally.add(values, +1)
+
     def count(self, values: dict[str, Any], sign: int) -> None:
         """Count a row in, with +1, or out, with -1."""
         self._tally.add(values, sign)
@@ -127,13 +131,18 @@ class Store:
                 self._db.execute(_SESSION[name], {"root": root})
 
 
-def count_written(db: apsw.Connection) -> None:
-    """Count all rows in that were written before there were sums and sessions. Within a transaction; blocking."""
+def count_written(db: apsw.Connection, *, sessions: bool) -> None:
+    """Count all rows in that were written before there were sums (or such a dimension of them) and, if they are wanted,
+    `sessions`. Within a transaction; blocking."""
     rows = db.cursor().execute(f"SELECT {', '.join(_BEFORE_COLUMNS)} FROM trace")
     while batch := list(islice(rows, COUNTED_AT_ONCE)):
         store = Store(db)
         for values in batch:
-            store.count(dict(zip(_BEFORE_COLUMNS, values, strict=True)), +1)
+            row = dict(zip(_BEFORE_COLUMNS, values, strict=True))
+            if sessions:
+                store.count(row, +1)
+            else:
+                store.count_usage(row)
         store.finish()
 
 

@@ -3,7 +3,8 @@
 A masked value is `masked:` and 16 hex digits: the first half of the SHA-256 of the value as sent, as api-log forms its
 key hash. An exchange's key hash is that of the first of these it has: Authorization, x-api-key, x-goog-api-key,
 api-key, the query's `key`, OpenAI's subprotocol key; 16 zeros if it has none. Of Authorization a well-known scheme
-stays readable; the hash is that of the whole value.
+stays readable; the hash is that of the whole value. But a signed request (AWS Signature Version 4, as Bedrock takes it,
+and Google's of the same form) has another value each time: there it is the hash of the access key's id.
 
 Masked are fields, query parameters (their names in any case, percent-encoded or not), the userinfo of a URL, and a
 trailer section like a head. A head that was refused need not have lines at all: there, what follows a credential's
@@ -29,6 +30,10 @@ _SECRET_QUERY: Final = (
 )  # fmt: skip
 _SCHEME: Final = rb"(?:(?:bearer|basic|digest|token|api-?key|negotiate|ntlm|hmac|aws4-[a-z0-9-]+|goog4-[a-z0-9-]+)[ \t]+)?"
 _TOKEN_CHARS: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+
+# `Credential=AKIDEXAMPLE/20260101/us-east-1/bedrock/aws4_request, SignedHeaders=…, Signature=…`, in any order.
+_SIGNED: Final = re.compile(rb"(?i)(?:aws|goog)4-")
+_SIGNER: Final = re.compile(rb"(?i)(?:^|[\s,])credential=([^/,\s]+)/")
 
 # A browser cannot set header fields on a WebSocket, so OpenAI's Realtime API takes the key as a subprotocol.
 _SUBPROTOCOL_KEY = re.compile(rb"(?P<before>openai-insecure-api-key\.)(?P<value>[^\s,]+)")
@@ -125,10 +130,11 @@ class _Found:
         if not value:
             return match["before"] + match["value"]
         scheme = match["scheme"]
-        self.keys.setdefault(name, scheme + value)
+        key = _identity(scheme, value)
+        self.keys.setdefault(name, key)
         self.secrets += _cookie_values(value) if name == b"cookie" else (value,)
         before = match["before"] if name == b"authorization" else match["before"].removesuffix(scheme)
-        return before + b"masked:" + fingerprint(scheme + value) + match["value"][len(value) :]
+        return before + b"masked:" + fingerprint(key) + match["value"][len(value) :]
 
     def query(self, match: re.Match[bytes]) -> bytes:
         """What to put for a query parameter."""
@@ -154,6 +160,12 @@ class _Found:
             if name in self.keys:
                 return fingerprint(self.keys[name]).decode()
         return NO_KEY
+
+
+def _identity(scheme: bytes, value: bytes) -> bytes:
+    """What stands for whose credential it is, and is the same in the next request."""
+    signer = _SIGNER.search(value) if _SIGNED.match(scheme) else None
+    return signer[1] if signer else scheme + value
 
 
 def _cookie_values(cookie: bytes) -> Iterable[bytes]:

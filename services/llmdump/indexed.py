@@ -10,7 +10,7 @@ import apsw
 from llmdump.ledger import About, Gap
 from llmdump.ranges import Ranges
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """`user_version` of the index that the api's questions are for: how many steps the indexer's schema has."""
 
 

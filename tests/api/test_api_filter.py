@@ -83,3 +83,50 @@ def test_an_error_points_at_the_character_over_http(api: Served) -> None:
         "stream and modle=x",
         " " * 11 + "^ expected a field, 'modle' is none; model?",
     ]
+
+
+EVERYTHING = quote("req_bytes>=0B")
+TIME = "since=2026-01-01T00:00:00Z&until=2026-01-01T01:00:00Z"
+
+
+def test_sums_with_a_filter_are_those_of_what_passes(api: Served) -> None:
+    kept, every = api.ask("/api/facets").json["facets"], api.ask(f"/api/facets?filter={EVERYTHING}").json
+    assert (every["facets"], every["counted_since"]) == (kept, None)
+    some = api.ask(f"/api/facets?by=model,status&filter={quote('status>=400 and not model=llama')}").json["facets"]
+    assert [(one["value"], one["requests"], one["errors"]) for one in some["model"]["values"]] == [
+        ("claude-4", 8, 8),
+        ("gpt-4o", 8, 8),
+    ]
+    assert [one["value"] for one in some["status"]["values"]] == ["404", "500"]
+    none = api.ask(f"/api/facets?by=model&filter=model=x&{TIME}").json
+    assert none["facets"]["model"] == {"values": [], "more": False, "cut": False}
+
+
+@pytest.mark.parametrize(
+    "how", ["", "&by=model&step=minute&limit=3", "&by=status", "&by=model&value=llama", "&spread=duration_ms,own_us&step=day"]
+)
+def test_series_with_a_filter_are_those_of_what_passes(api: Served, how: str) -> None:
+    kept, every = api.ask(f"/api/stats?{TIME}{how}").json, api.ask(f"/api/stats?{TIME}{how}&filter={EVERYTHING}").json
+    assert every == {**kept, "counted_since": None}
+    assert kept["series"]
+    some = api.ask(f"/api/stats?{TIME}{how}&filter=status=500").json["series"]
+    assert sum(one["total"]["requests"] for one in some) == (4 if "llama" in how else 12)
+
+
+def test_sessions_with_a_filter_are_those_with_such_an_exchange(api: Served) -> None:
+    found = api.ask("/api/sessions?filter=status=404").json["sessions"]
+    assert {session["last_status"] for session in found} == {404}
+    assert len(found) == len([one for one in api.ask("/api/sessions").json["sessions"] if one["last_status"] == 404]) > 0
+    page = api.ask("/api/sessions?limit=1&filter=status=404").json
+    rest = []
+    while page["next_cursor"]:
+        rest += page["sessions"]
+        page = api.ask(f"/api/sessions?limit=1&filter=status=404&cursor={page['next_cursor']}").json
+    assert rest + page["sessions"] == found
+
+
+@pytest.mark.parametrize("path", ["facets", "stats", "sessions"])
+def test_an_error_in_a_filter_points_at_it_everywhere(api: Served, path: str) -> None:
+    reply = api.ask(f"/api/{path}?filter=modell=x")
+    assert (reply.status, reply.json["param"], reply.json["offset"]) == (400, "filter", 0)
+    assert api.ask(f"/api/{path}?filter=").status == 400

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from made import Instance, append, begin_segment, exchange, new_id, running
 
 from llmdump.data_dir import DataDir
-from llmdump_api import described, openapi
+from llmdump_api import described, openapi, sums
 from llmdump_api.params import BadParamError, Param
 from llmdump_indexer.follow import Follower
 from tests.api.test_api_security import Api
@@ -76,11 +76,13 @@ def test_every_parameter_that_is_described_is_taken_and_no_other(api: Api) -> No
 GOOD: dict[str, list[str]] = {
     "limit": ["1", "200"], "step": ["hour"], "by": ["model"], "spread": ["", "ttft_ms,own_us"], "speed": ["100", "0.5", ".5"],
     "status": ["404", "5xx"], "key_hash": ["ab" * 4, "ab" * 8], "min_tokens": ["0", "1.5"], "pinned": ["true"],
+    "model": ["x" * 1024], "q": ["x" * 4096],
 }  # fmt: skip
 BAD: dict[str, list[str]] = {
     "limit": ["0", "501", "1e2", "", "-1", "1.0"], "step": ["second"], "by": ["path"], "spread": ["x", "ttft_ms,"],
     "speed": ["0", "100.1", "nan", "", "."], "status": ["3xx", "99", "200 "], "key_hash": ["ab", "AB" * 8],
-    "min_tokens": ["-1", "x"], "pinned": ["1"], "cursor": ["", "!"], "session_root_id": ["x"], "nodelay": ["yes"],
+    "min_tokens": ["-1", "x"], "pinned": ["1"], "model": ["x" * 1025], "q": ["x" * 4097],
+    "cursor": ["", "!"], "session_root_id": ["x"], "nodelay": ["yes"],
 }  # fmt: skip
 
 
@@ -95,6 +97,11 @@ def test_a_value_is_held_against_the_schema_that_the_document_has(param: Param) 
     for value in BAD.get(param.name, []):
         with pytest.raises(BadParamError, match="allowed is"):
             param.check(value)
+
+
+def test_a_list_that_may_not_be_empty_is_not() -> None:
+    with pytest.raises(BadParamError, match="some of model, api"):
+        sums.FACET_PARAMS[0].check("")
 
 
 def test_schemathesis_finds_nothing(api: Api, tmp_path: Path, request: pytest.FixtureRequest) -> None:

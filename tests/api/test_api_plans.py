@@ -9,7 +9,7 @@ import pytest
 from made import new_id
 
 from llmdump.assembly import Exchange
-from llmdump_api import filtering, find, index, params, query, search, sessions, sums
+from llmdump_api import filtering, find, found, index, params, query, search, sessions, sums
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.read import Read
 from llmdump_indexer.store import TraceRow
@@ -28,6 +28,7 @@ def trace(number: int) -> TraceRow:
         provider="p", api="a", model=f"m{number % 5}", total_tokens=number, cost_nano_usd=number * 1000, ttft_us=number,
         client_kind="c", client_project="d", finish_reason="stop", error_type="e" if number % 9 == 0 else None,
         session_hint=f"s{number % 20}", prompt_new=f"word{number % 3} other", answer_new="other",
+        tool_calls=f'[{{"name":"t{number % 3}","id":"x"}}]',
     )  # fmt: skip
     return TraceRow(number, exchange, read)
 
@@ -41,9 +42,9 @@ def db(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest)
         writer = apsw.Connection(str(path))
         writer.execute("ANALYZE").fetchall()
         writer.close()
-    found = index.connect(path)
-    yield found
-    found.close()
+    reader = index.connect(path)
+    yield reader
+    reader.close()
 
 
 def listed(**given: str) -> Callable[[apsw.Connection], Any]:
@@ -99,9 +100,16 @@ QUESTIONS: dict[str, Callable[[apsw.Connection], Any]] = {
     "stats of a model": lambda db: sums.series_answer(
         db, sums.series({"since": SINCE, "until": UNTIL, "by": "model", "value": "m1", "step": "minute"}, 0)
     ),
-    "sessions": lambda db: sessions.page(db, sessions.parse({"since": SINCE, "cursor": CURSOR})),
-    **{f"sessions by {name}": lambda db, name=name: sessions.page(db, sessions.parse({name: FILTERS[name], "cursor": CURSOR}))
+    **{f"facets by an expression, {name}": lambda db, text=text: found.facet_answer(
+        db, sums.facets({"since": SINCE}), filtering.conditions(text, BASE_MS)) for name, text in EXPRESSIONS.items()},
+    "stats by an expression": lambda db: found.series_answer(
+        db, sums.series({"since": SINCE, "until": UNTIL, "by": "tool"}, 0), filtering.conditions(EXPRESSIONS["either"], BASE_MS)
+    ),
+    "sessions": lambda db: sessions.page(db, sessions.parse({"since": SINCE, "cursor": CURSOR}), []),
+    **{f"sessions by {name}": lambda db, name=name: sessions.page(db, sessions.parse({name: FILTERS[name]}), [])
        for name in ("client", "project", "key_hash")},
+    **{f"sessions by an expression, {name}": lambda db, text=text: sessions.page(
+        db, sessions.parse({}), filtering.conditions(text, BASE_MS)) for name, text in EXPRESSIONS.items()},
     "a session": lambda db: sessions.tree(db, new_id(1), None, 10),
     "a row": lambda db: db.execute(*query.sql_one(new_id(1))).fetchall(),
     "positions": lambda db: db.execute(index.POSITIONS, (new_id(1),)).fetchall(),

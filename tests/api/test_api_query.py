@@ -209,3 +209,24 @@ def test_more_paths_than_can_be_merged_are_found_by_time(index: Index) -> None:
     store(index, [row(number, route_path=f"/files/{number}") for number in range(1, 300)])
     assert ids(ask(index, path="/files/1*", limit="3")) == [199, 198, 197]
     assert ids(ask(index, path="/files/29*", limit="3")) == [299, 298, 297]
+
+
+def numbered(index: Index, most: int, **given: str) -> tuple[list[int], int | None]:
+    db = connect(index.path)
+    try:
+        return find.numbers(db, query.parse(given)._replace(limit=most))
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"status": "200"}, {"model": "m", "status": "2xx"}, {"path": "/v1/*"}, {"min_tokens": "1"}]
+)
+def test_of_many_rows_the_newest_are_added_up_and_it_is_known_from_when_on(index: Index, given: dict[str, str]) -> None:
+    store(index, [row(number, status=200 + number % 2, total_tokens=number) for number in range(1, 41)])
+    every = sorted(ids(ask(index, limit="500", **given)))
+    assert (sorted(numbered(index, 1000, **given)[0]), numbered(index, 1000, **given)[1]) == (every, None)
+    numbers, since_ms = numbered(index, 6, **given)
+    assert len(numbers) <= 6
+    assert since_ms is not None
+    assert sorted(numbers) == [number for number in every if BASE_MS + number >= since_ms]

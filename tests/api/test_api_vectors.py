@@ -88,6 +88,9 @@ REPLIES: dict[str, list[Part]] = {
     "v17sse": reply(gzip.compress(delta("a") + delta("b") + DONE), SSE, fields="Content-Encoding: gzip\r\n"),
     "v18": reply(b"x" * (KEEP_BYTES + 1), "text/plain"),
     "v19": reply(b"", SSE, parts=[gemini("a", 1, 4), gemini("b", 5, 8, finishReason="STOP")]),
+    "tools": reply(json.dumps({"choices": [{"index": 0, "finish_reason": "tool_calls", "message": {"tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "read_file", "arguments": "{}"}},
+        {"id": "c2", "type": "function", "function": {"name": "read_file", "arguments": "{}"}}]}}]}).encode()),
     "v20": reply(b"", SSE, parts=[
         delta("a"), b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}\n\n', DONE]),
     "v21": reply(b"", SSE, parts=[START, WORD, END, STOP]),
@@ -117,6 +120,7 @@ EXCHANGES: dict[str, tuple[str, Any, tuple[tuple[str, str], ...]]] = {
     **{tag: (CHAT, chat(user(tag)), ()) for tag in ("v16", "v17gzip", "v17br", "v17zstd", "v18")},
     **{tag: (MESSAGES, {"stream": True, "messages": [user(tag)]}, ()) for tag in ("v11", "v21")},
     "v12": ("/refused/v1/chat/completions", chat(user("v12")), ()),
+    "tools": (CHAT, chat(user("tools")), ()),
     "v19": (GEMINI, {"contents": [{"parts": [{"text": "v19"}]}]}, ()),
     "v22desktop": (MESSAGES, {}, DESKTOP),
     "v22codex": (RESPONSES, {}, (("User-Agent", "codex-tui/0.134.0 (Windows 10.0.26100; x86_64)"),)),
@@ -378,6 +382,7 @@ def test_healthz_tells_api_logs_counters(world: World) -> None:
     counters, rows = told["counters"], world.rows.values()
     assert counters["appended"] == counters["indexed"] >= len(rows)
     assert counters["appended_5xx"] == 1
+    assert counters["total_media_files"] == sum(row["media_count"] for row in rows) == 5
     assert counters["total_completion_tokens"] >= sum(row["output_tokens"] or 0 for row in rows)
     assert (counters["drop_writer_full"], counters["drop_jsonl_fail"], counters["drop_sqlite_fail"]) == (0, 0, 0)
     files = sum(path.stat().st_size for path in world.pipe.data.segments.glob("w0-*"))
@@ -439,6 +444,13 @@ def test_the_config_routes_of_the_viewer(world: World) -> None:
     token = ("Authorization", f"Bearer {world.pipe.data.admin_token.read_text().strip()}")
     for route in ("media", "plugins"):
         assert send(world.pipe.api, f"/api/config/{route}", b"{}", token, method="PUT").status == 405
+
+
+def test_tools_are_a_facet_and_a_series(world: World) -> None:
+    tools = world.pipe.get("/api/facets?by=tool")["facets"]["tool"]["values"]
+    assert [(one["value"], one["requests"]) for one in tools] == [("read_file", 1)]
+    (series,) = world.pipe.get("/api/stats?by=tool&step=hour&limit=1")["series"]
+    assert (series["value"], series["total"]["requests"]) == ("read_file", 1)
 
 
 def test_27_a_path_filter_ignores_the_query_and_has_one_wildcard(world: World) -> None:

@@ -1,5 +1,6 @@
 """Parents, roots, sessions and sums: a function of the exchanges, whatever the order in which they are indexed."""
 
+import contextlib
 import hashlib
 import itertools
 import random
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import orjson
 import pytest
 from made import new_id
 
-from llmdump import spread
+from llmdump import spread, tally
 from llmdump.assembly import Exchange
-from llmdump_indexer import store, tally
+from llmdump_indexer import store
 from llmdump_indexer.index import Changes, Index
 from llmdump_indexer.links import REPEATED_WITHIN_US
 from llmdump_indexer.read import Candidate, Read
@@ -233,7 +235,31 @@ def test_every_dimension_that_is_summed_is_a_column(tmp_path: Path) -> None:
     indexed = Indexed(tmp_path / "index", [made(1, 0)])
     columns = {name for (name,) in indexed.rows("SELECT name FROM pragma_table_info('trace')")}
     assert set(tally.COLUMNS) <= columns
-    assert set(tally.DIMENSIONS) - {"", "status_class"} <= set(tally.COLUMNS)
+    assert set(tally.DIMENSIONS) - {"", "status_class", "tool"} <= set(tally.COLUMNS)
+
+
+def test_an_exchange_counts_once_for_each_tool_that_it_calls(tmp_path: Path) -> None:
+    def calls(*names: str) -> str:
+        return orjson.dumps([{"name": name, "id": str(at)} for at, name in enumerate(names)]).decode()
+
+    first, second = made(1, 0, tool_calls=calls("a", "b", "a"), output_tokens=5), made(2, 1, tool_calls=calls("a"))
+    indexed = Indexed(tmp_path / "index", [first], [second], [made(3, 2)])
+    by_tool = "SELECT value, requests, output_tokens FROM usage WHERE dimension = 'tool' AND seconds = 0 ORDER BY value"
+    assert indexed.rows(by_tool) == [("a", 2, 5), ("b", 1, 5)]
+    indexed.save([made(1, 0, tool_calls=calls("b"), output_tokens=7)])
+    assert indexed.rows(by_tool) == [("a", 1, 0), ("b", 1, 7)]
+
+
+def test_sums_of_before_are_made_anew_when_there_are_more_of_them(tmp_path: Path) -> None:
+    path, chance = tmp_path / "index", random.Random(3)
+    rows = [conversation(chance, number) for number in range(1, 30)]
+    older = Indexed(path, rows)
+    want = older.all()
+    with contextlib.closing(apsw.Connection(str(path))) as db:
+        db.execute("UPDATE usage SET requests = 9; PRAGMA user_version = 3").fetchall()
+    with Index(path):
+        pass
+    assert older.all() == want
 
 
 def test_numbers_that_no_integer_holds_do_not_stop_the_index(tmp_path: Path) -> None:
@@ -277,6 +303,6 @@ def test_rows_of_before_are_counted_when_the_sums_are_added(tmp_path: Path) -> N
     db = apsw.Connection(str(path))
     db.execute("DELETE FROM usage; DELETE FROM session; DELETE FROM session_model").fetchall()
     with db:
-        store.count_written(db)
+        store.count_written(db, sessions=True)
     db.close()
     assert older.all() == want

@@ -44,6 +44,24 @@ def test_the_key_hash_is_api_logs(fields: bytes, key_hash: str) -> None:
         assert secrets.mask(b"GET / HTTP/1.1\r\n" + HOST + fields + b"\r\n").key_hash == key_hash
 
 
+SIGNED = (
+    b"Authorization: AWS4-HMAC-SHA256 Credential=%b/%b/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=%b\r\n"
+)
+
+
+def test_signed_requests_of_one_access_key_have_one_hash() -> None:
+    first, next_day, other = (
+        Secrets().mask(b"POST /model/m/converse HTTP/1.1\r\n" + HOST + SIGNED % filling + b"\r\n")
+        for filling in ((b"AKIDONE", b"20260101", b"aa"), (b"AKIDONE", b"20260102", b"bb"), (b"AKIDTWO", b"20260101", b"aa"))
+    )
+    assert first.key_hash == next_day.key_hash == hash_of(b"AKIDONE").decode() != other.key_hash
+    assert b"AKIDONE" not in first.head and b"Signature" not in first.head
+    odd = SIGNED.replace(b"Credential=%b/%b", b"Scope=%b%b") % (b"AKIDONE", b"20260101", b"aa")
+    assert Secrets().mask(odd).key_hash == hash_of(odd.partition(b": ")[2].strip()).decode()
+    plain = b"Authorization: Bearer Credential=AKIDONE/x\r\n"
+    assert Secrets().mask(plain).key_hash == hash_of(b"Bearer Credential=AKIDONE/x").decode()
+
+
 def test_the_key_hash_is_the_querys_where_no_field_has_a_key() -> None:
     head = b"GET /v1beta/x?alt=sse&sig=other&key=sk-test-123&b HTTP/1.1\r\n" + HOST
     assert Secrets().mask(head + b"\r\n").key_hash == "e0dbaa0c6455768b"

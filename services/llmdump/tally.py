@@ -2,9 +2,9 @@
 
     row ─ add(row, ±1) ─▶ the share of an exchange, put to each of its cells ─ changes() ─▶ cells, summed up
 
-Every exchange that has ended is in one cell of each dimension that it has a value for, at each of the dimension's
-bucket lengths. What was written before and is no longer so is added with the sign -1. All sums are whole numbers, so
-the result does not depend on the order in which exchanges come.
+Every exchange that has ended is in one cell of each dimension that it has a value for (of `tool` in one for each that it
+calls), at each of the dimension's bucket lengths. What was written before and is no longer so is added with the sign -1.
+All sums are whole numbers, so the result does not depend on the order in which exchanges come.
 
 Times are those at which exchanges began.
 """
@@ -12,6 +12,8 @@ Times are those at which exchanges began.
 from collections.abc import Iterator, Mapping
 from operator import add
 from typing import Any, Final, NamedTuple
+
+import orjson
 
 from llmdump import spread
 from llmdump.values import INTEGER_MAX
@@ -36,6 +38,8 @@ DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
     "status": _COARSE,
     "error_type": _COARSE,
     "finish_reason": _COARSE,
+    "tool": _COARSE,
+    "media_count": (EVER,),
     "route_path": (EVER,),
     "tokens_class": (EVER,),
     "cost_class": (EVER,),
@@ -53,6 +57,7 @@ COLUMNS: Final = (
     "error_type", "finish_reason", "route_path", "tokens_class", "cost_class", "ttft_class", "input_tokens",
     "input_uncached_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
     "cost_nano_usd", "req_bytes", "resp_bytes", "duration_us", "ttft_us", "output_tokens_per_second", "own_worst_us",
+    "tool_calls", "media_count",
 )  # fmt: skip
 """Columns of a trace row that this looks at."""
 
@@ -146,9 +151,19 @@ def _spread(row: Mapping[str, Any]) -> tuple[int | None, ...]:
 def _values(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", ""
     for dimension in DIMENSIONS:
+        if dimension == "tool":
+            yield from (("tool", name) for name in _tools(row["tool_calls"]))
+            continue
         if dimension == "status_class":
             value = None if row["status"] is None else f"{row['status'] // 100}xx"
         else:
             value = row[dimension] if dimension else None
         if value is not None:
             yield dimension, str(value)
+
+
+def _tools(packed: str | None) -> set[str]:
+    """The tools that an exchange calls, each once however often it does."""
+    if not packed:
+        return set()
+    return {str(call["name"]) for call in orjson.loads(packed) if call.get("name")}

@@ -1,0 +1,2 @@
+-- Sums by tool: all sums are made anew from the rows.
+DELETE FROM usage;
