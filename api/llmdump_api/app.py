@@ -27,6 +27,7 @@ from llmdump.settings import Settings
 from llmdump_api import filtering, find, found, healthz, ledger, openapi, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
 from llmdump_api.config import Config
+from llmdump_api.diff import Diffs
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error, make_harmless
 from llmdump_api.healthz import Retention
@@ -92,6 +93,7 @@ class Api:
         app.router.add_get("/api/traces/{id}/chunks", views.chunks, allow_head=False)
         app.router.add_get("/api/traces/{id}/har", views.har)
         app.router.add_get("/api/traces/{id}/curl", views.curl)
+        app.router.add_get("/api/diff", Diffs(exchanges, self._index, self._table).diff)
         app.router.add_get("/api/live", Watching(self._live).live, allow_head=False)
         app.on_shutdown.append(self._live.close)
         config = Config(self._data, self._settings, exchanges)

@@ -1,7 +1,6 @@
 """`llmdump tail`: the live tail on a terminal, or as lines of JSON.
 
 It follows the segment files itself, by the same code as the api (`live`), so it needs no token and no process but a writer.
-What is printed was captured from strangers: nothing of it may command a terminal.
 """
 
 import asyncio
@@ -28,6 +27,7 @@ from llmdump_api.live import Live, LiveError
 from llmdump_api.live_asked import Asked
 from llmdump_api.live_viewer import Told
 from llmdump_api.params import BadParamError
+from llmdump_api.printed import printable
 
 WAIT_FOR_ROW_S: Final = 2.0
 """How long the line of an exchange that has ended waits for its tokens and its cost."""
@@ -100,11 +100,6 @@ def _why(row: dict[str, Any]) -> str:
     reason = row.get("end_reason")
     parts = (reason if reason != "complete" else "", row.get("error_type"), row.get("error_message"))
     return " ".join(printable(part)[:200] for part in parts if part)
-
-
-def printable(text: str) -> str:
-    """Text that cannot command a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def body_part(data: dict[str, Any], *, terminal: bool) -> bytes:

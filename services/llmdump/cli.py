@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "banner": "Where to point a client, where to read, how to see a first capture.",
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
+    "diff": "Which part of a request is the first that is not as in another, and what that cost in the cache.",
     "doctor": "What is wrong, and the command that mends it.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
@@ -41,6 +42,7 @@ Examples:
   llmdump run -- claude                             a program, with its requests recorded
   llmdump resend ID --set model=gpt-5               ask again, changed
   llmdump serve --nodelay                           what was recorded, as a backend
+  llmdump diff A B                                  why was that not read from the cache?
   llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
   LLMDUMP_CAPTURE_FORMAT=jsonl llmdump config       what would be in force

@@ -247,14 +247,19 @@ def _plain(turn: Any) -> Any:
     return turn
 
 
+def without_moving_words(text: bytes) -> bytes:
+    """A text without what dates and builds change in it: numbers, days and months."""
+    for word in _MOVING_WORDS:
+        text = text.replace(word, b"0")
+    return _MOVING_NUMBERS.sub(b"0", text)
+
+
 def _masked(turn: Any, encoded: bytes) -> bytes:
     """The turn without what moves; empty if nothing is left of it."""
     if not isinstance(turn, dict):
         return encoded
     if is_system(turn):
-        for word in _MOVING_WORDS:
-            encoded = encoded.replace(word, b"0")
-        return _MOVING_NUMBERS.sub(b"0", encoded)
+        return without_moving_words(encoded)
     if turn.get("type") == "reasoning":
         return b""
     if _PASSING.isdisjoint(turn) and not _moves(turn.get("content", turn.get("parts"))):
