@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
     "diff": "Which part of a request is the first that is not as in another, and what that cost in the cache.",
     "doctor": "What is wrong, and the command that mends it.",
+    "inspect": "Look into capture files, of llmdump and of others: entries, timing, issues.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
@@ -37,6 +38,7 @@ Examples:
   llmdump banner                                    where everything is
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
+  llmdump inspect session.cbor --detect-issues      any capture file, or a whole data directory
   llmdump keys new --dir keys                       proxies on other hosts
   llmdump tail --filter 'status>=400'               what happens now
   llmdump run -- claude                             a program, with its requests recorded

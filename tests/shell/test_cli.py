@@ -114,7 +114,7 @@ def test_wrong_setting_stops_every_command_with_one_line(llmdump: Run, command: 
 
 
 def test_reference_pages_are_the_ones_in_docs(llmdump: Run) -> None:
-    for flag, page in (("--reference", "settings.md"), ("--metrics", "metrics.md")):
+    for flag, page in (("--reference", "settings.md"), ("--metrics", "metrics.md"), ("--commands", "commands.md")):
         printed = llmdump("config", flag).stdout
         assert printed == (ROOT / "docs" / page).read_text(), f"renew it: llmdump config {flag} > docs/{page}"
 

@@ -6,14 +6,15 @@ from typing import Any
 import click
 import msgspec
 
-from llmdump import process, reference
+from llmdump import commands_page, process, reference
 from llmdump.settings import Loaded, masked
 
 
 def run(as_json: bool, page: str | None, **flags: Any) -> None:
     """Print the settings in force with their origin, or a reference page."""
     if page is not None:
-        click.echo({"settings": reference.settings_page, "metrics": reference.metrics_page}[page](), nl=False)
+        pages = {"settings": reference.settings_page, "metrics": reference.metrics_page, "commands": commands_page.page}
+        click.echo(pages[page](), nl=False)
         return
     loaded = process.load_or_exit(flags)
     click.echo(_as_json(loaded) if as_json else _as_text(loaded))
@@ -58,6 +59,7 @@ command = click.Command(
         click.Option(["--json", "as_json"], is_flag=True, help="As JSON."),
         click.Option(["--reference", "page"], flag_value="settings", default=None, help="Every key, as Markdown."),
         click.Option(["--metrics", "page"], flag_value="metrics", default=None, help="Every metric, as Markdown."),
+        click.Option(["--commands", "page"], flag_value="commands", default=None, help="Every command, as Markdown."),
         *process.setting_options(),
     ],
 )
