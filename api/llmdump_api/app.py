@@ -25,6 +25,7 @@ from llmdump.record import Record
 from llmdump.retention import Note, Notes
 from llmdump_api import filtering, find, ledger, params, query, search, sessions, sums, trace
 from llmdump_api.body import Body
+from llmdump_api.export.route import Exports
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error
 from llmdump_api.index import Index, IndexUnreadableError, Stored
@@ -82,6 +83,7 @@ class Api:
         app.router.add_get("/api/traces/{id}/chunks", views.chunks, allow_head=False)
         app.router.add_get("/api/traces/{id}/har", views.har)
         app.router.add_get("/api/traces/{id}/curl", views.curl)
+        app.router.add_get("/api/export", Exports(self._data).export, allow_head=False)
         return app
 
     async def root(self, _: web.Request) -> web.Response:

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "banner": "Where to point a client, where to read, how to see a first capture.",
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
+    "export": "Exchanges for other tools: JSON Lines, CBOR V2, HAR, zip.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
@@ -26,6 +27,7 @@ Examples:
   llmdump banner                                    where everything is
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
+  llmdump export --format har -o all.har            for other tools
   llmdump keys new --dir keys                       proxies on other hosts
   llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
