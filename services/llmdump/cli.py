@@ -5,6 +5,7 @@ Each command is a module of `llmdump.commands` with a click command of the name 
 """
 
 import importlib
+import keyword
 from typing import Final
 
 import click
@@ -14,6 +15,7 @@ COMMANDS: Final = {
     "config": "The settings in force and where each came from; the reference of all keys.",
     "demo": "Send a few exchanges of a simulated backend through the pipeline and show what was captured.",
     "export": "Exchanges for other tools: JSON Lines, CBOR V2, HAR, zip.",
+    "import": "Captures of other tools, and our own, into an archive.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
@@ -28,6 +30,7 @@ Examples:
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump export --format har -o all.har            for other tools
+  llmdump import browser.har session.cbor           captures of others
   llmdump keys new --dir keys                       proxies on other hosts
   llmdump verify                                    is anything missing, and why?
   llmdump config --reference                        every setting
@@ -48,7 +51,8 @@ class Commands(click.Group):
         """The command, imported now; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"llmdump.commands.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = importlib.import_module(f"llmdump.commands.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -358,7 +358,8 @@ def test_every_command_line_of_the_page_runs(api: Served, tmp_path: Path) -> Non
     script = "set -e -o pipefail\n" + "\n".join(commands)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    assert {path.name for path in tmp_path.iterdir()} == {"all.jsonl", "bad.har", "day.cbor", "part.jsonl", "all.zip"}
+    made = {"all.jsonl", "bad.har", "day.cbor", "part.jsonl", "all.zip", "another"}
+    assert {path.name for path in tmp_path.iterdir()} == made
     assert len(done.stdout.decode().splitlines()) >= 5
 
 
