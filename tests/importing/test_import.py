@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import cbor2
@@ -30,7 +31,7 @@ from llmdump_api.export.selection import Archive, Selection
 from llmdump_indexer.follow import Follower
 from llmdump_writer import recovery
 from tests import v2_reader
-from tests.api.exported import ANSWER, ASKED_CLAUDE, CHAT, CLAUDE, Made, compact, every_sort
+from tests.api.exported import ANSWER, ASKED_CLAUDE, CHAT, CLAUDE, LARGE, Made, compact, every_sort
 from tests.writer.traffic import sse
 
 BIN = Path(sys.executable).parent
@@ -158,6 +159,7 @@ def test_four_legs_give_the_same_rows_and_readings(source: DataDir, made: Made, 
         for way in (0, 3):
             assert body(data, id_, way) == body(source, id_, way)
             assert times(data, id_, way) == pytest.approx(times(source, id_, way), abs=2e-6)
+            assert ends(data, id_, way) == ends(source, id_, way)
     verified(data)
 
 
@@ -165,6 +167,10 @@ def readings(data: DataDir, id_: str) -> Any:
     found = records(data, id_)
     told = from_records.read(found, round(found[0].ts * 1e6), ended=found[-1].meta.get("x_end") == "complete").reading
     return told.reading, told.usage_raw, told.text, told.reasoning_text
+
+
+def ends(data: DataDir, id_: str, way: int) -> list[bool]:
+    return [one.ends_body for one in records(data, id_) if one.kind == "chunk" and one.direction == way]
 
 
 def times(data: DataDir, id_: str, way: int) -> list[float]:
@@ -214,6 +220,7 @@ def test_an_exchange_with_an_id_is_taken_once_whatever_file_it_comes_in(
     har, cbor = written(source, "har", tmp_path / "x.har"), written(source, "cbor", tmp_path / "x.cbor")
     [first, second] = bring(data, har, cbor)
     assert (first["exchanges"], second["exchanges"], second["already_there"]) == (len(made.ids), 0, len(made.ids))
+    assert [path.name for path in data.segments.iterdir()] == ["w1000-00000001.cbor"]
     data.index.unlink()  # now nobody but the segments knows
     [third] = bring(data, written(source, "wire-jsonl", tmp_path / "x.jsonl"))
     assert (third["exchanges"], len(rows(data))) == (0, len(made.ids))
@@ -467,3 +474,29 @@ def test_imported_segments_are_v2_captures_too(source: DataDir, data: DataDir, t
     assert [one["meta"]["x_n"] for one in entries[:-1]] == list(range(1, len(entries)))
     assert [entries[at]["meta"]["x_k"] for at in (0, -2, -1)] == ["hello", "bye", "footer"]
     assert header["metadata"]["x_writer"] == segments.WRITER
+
+
+JUNK = (b"", b"\xff", b"0", b"null", b"{", b"\x5a\xff\xff\xff\xff")
+
+
+@pytest.mark.parametrize("form", ["wire-jsonl", "segment", "cbor", "jsonl", "har", "reference", "api-log"])
+def test_damaged_files_of_any_sort_are_told_and_never_stop_an_import(
+    source: DataDir, data: DataDir, tmp_path: Path, form: str
+) -> None:
+    own = {"segment": lambda _: plain(source), "reference": reference, "api-log": api_log}
+    content = own.get(form, lambda path: written(source, form, path))(tmp_path / "x").read_bytes()
+    content = gzip.decompress(content) if form == "api-log" else content
+    content = content.replace(LARGE[100:600_000], b"")
+    random = Random(form)
+    for number in range(12):
+        damaged = bytearray(content)
+        for _ in range(random.choice((1, 3, 40))):
+            at = random.randrange(len(damaged))
+            damaged[at : at + random.choice((0, 1, 9))] = random.choice(
+                (b"", b"\xff", b"0", b"null", b"{", b"\x5a\xff\xff\xff\xff")
+            )
+        (tmp_path / f"{number}").write_bytes(damaged)
+    done = CliRunner().invoke(import_.command, ["--data-dir", str(data.root), *(str(tmp_path / f"{one}") for one in range(12))])
+    assert done.exit_code in {0, 1}, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    Follower(data, lost_after_s=0.0).catch_up()
