@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from llmdump_api.export import four_legs, texts, zipped
+from llmdump_api.export import finetune, four_legs, texts, zipped
 from llmdump_api.export.selection import Selection
 
 
@@ -20,5 +20,7 @@ FORMS: Final = {
     "wire-jsonl": Form("jsonl", "application/x-ndjson", texts.wire),
     "cbor": Form("cbor", "application/cbor-seq", four_legs.stream),
     "har": Form("har", "application/json", texts.har_log),
+    "openai-finetune": Form("jsonl", "application/x-ndjson", finetune.openai),
+    "anthropic-finetune": Form("jsonl", "application/x-ndjson", finetune.anthropic),
     "zip": Form("zip", "application/zip", zipped.stream),
 }

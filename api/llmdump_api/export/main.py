@@ -117,6 +117,7 @@ def _tell(told: dict[str, Any], given: dict[str, Any]) -> None:
         return
     text = f"{told['exchanges']:,} exchanges, {told['bytes']:,} bytes, in {told['took_s']:.1f} s"
     text += f"; {told['gone']:,} are left out, for what was recorded of them was deleted" if told["gone"] else ""
+    text += "".join(f"; {count:,} are unfit: {reason}" for reason, count in told.get("unfit", {}).items())
     text += f"; there are more: --cursor {told['next_cursor']}" if told["next_cursor"] else ""
     click.echo(text, err=to_stderr)
 

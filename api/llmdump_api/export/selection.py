@@ -12,7 +12,7 @@ the oldest first: then the selected ids, and nothing else, go through a temporar
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -31,8 +31,9 @@ HELD_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of the records of one exchange, on disk, to be held while it is written."""
 EXCHANGES_MAX: Final = 100_000_000
 PAGE_ROWS: Final = 200
+_CHILD: Final = "SELECT 1 FROM trace INDEXED BY trace_by_session WHERE session_root_id = ? AND parent_id = ? LIMIT 1"
 _SWITCH: Final = {"1": True, "true": True, "0": False, "false": False}
-_OWN: Final = ("format", "limit", "skip_missing", "all", "bytes_all")
+_OWN: Final = ("format", "limit", "turns", "skip_missing", "all", "bytes_all")
 PARAMETERS: Final = (*(name for name in query.PARAMETERS if name != "limit"), *_OWN)
 
 
@@ -48,6 +49,8 @@ class Asked(NamedTuple):
     limit: int | None
     skip_missing: bool
     """Leave out exchanges whose files are not there, also if retention did not delete them."""
+    last_turns: bool
+    """Only exchanges that no other continues."""
     any_rows: bool
     any_bytes: bool
     """No limit for a zip."""
@@ -63,8 +66,10 @@ def parse(given: Mapping[str, str], forms: Mapping[str, Any], form: str, now_ms:
     form = given.get("format", form)
     if form not in forms:
         raise BadParamError("format", f"allowed are {', '.join(forms)}")
-    switches = [_switch(given, name) for name in ("skip_missing", "all", "bytes_all")]
-    return Asked(asked, form, _limit(given), *switches)
+    if given.get("turns", "all") not in {"all", "last"}:
+        raise BadParamError("turns", "allowed is all, or last")
+    skip_missing, *large = (_switch(given, name) for name in ("skip_missing", "all", "bytes_all"))
+    return Asked(asked, form, _limit(given), skip_missing, given.get("turns") == "last", *large)
 
 
 def _limit(given: Mapping[str, str]) -> int | None:
@@ -155,6 +160,10 @@ class Archive:
         """The row of an exchange."""
         return index.first(self.db, *query.sql_one(exchange))
 
+    def is_continued(self, row: tuple[Any, ...]) -> bool:
+        """Whether another exchange goes on from this one."""
+        return bool(index.first(self.db, _CHILD, (row[query.COLUMNS.index("session_root_id")], row[0])))
+
     def open(self, row: tuple[Any, ...], *, skip_missing: bool) -> Exchange | None:
         """The exchange of a row; None if what was recorded of it is gone. Raises ExportError, OSError, ValueError."""
         found = index.rows(self.db, index.POSITIONS, (row[0],))
@@ -191,15 +200,23 @@ class Told:
     exchanges: int = 0
     gone: int = 0
     """Exchanges left out, for what was recorded of them was deleted."""
+    unfit: dict[str, int] = field(default_factory=dict)
+    """Exchanges that the form cannot hold, by reason."""
     last_cursor: Cursor | None = None
     """Behind the last exchange of the list that was looked at."""
     more: bool = False
     """`limit` left some out."""
 
+    def leave_out(self, reason: str) -> None:
+        """The exchange that was given last is not in the export."""
+        self.exchanges -= 1
+        self.unfit[reason] = self.unfit.get(reason, 0) + 1
+
     def shown(self) -> dict[str, Any]:
         """As answers have it."""
         next_cursor = params.encode_cursor(*self.last_cursor) if self.more and self.last_cursor else None
-        return {"exchanges": self.exchanges, "gone": self.gone, "next_cursor": next_cursor}
+        unfit = {"unfit": self.unfit} if self.unfit else {}
+        return {"exchanges": self.exchanges, "gone": self.gone, **unfit, "next_cursor": next_cursor}
 
 
 class Selection:
@@ -232,6 +249,8 @@ class Selection:
     def rows(self) -> Iterator[tuple[Archive, tuple[Any, ...]]]:
         """The rows that are selected, newest first of each archive; notes where the list ended."""
         every = ((archive, row) for archive in self._archives for page in archive.pages(self.asked.query) for row in page)
+        if self.asked.last_turns:
+            every = ((archive, row) for archive, row in every if not archive.is_continued(row))
         for archive, row in itertools.islice(every, self.asked.limit):
             self.told.last_cursor = Cursor(row[query.COLUMNS.index("ts_start")], row[0])
             yield archive, row

@@ -11,7 +11,7 @@ import click
 from llmdump import process
 from llmdump.commands import options
 
-FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "zip")
+FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "zip")
 
 _OPTIONS: Final = {"filter": "expression", "q": "words", "cursor": "cursor", "limit": "limit"}
 
@@ -33,12 +33,20 @@ Examples:
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Any parameter of GET /api/traces.")
 @click.option("--cursor", help="Go on behind an earlier export.")
 @click.option("--limit", type=click.IntRange(1), help="So many exchanges at most; the end tells the cursor.")
+@click.option("--last-turns", is_flag=True, help="Only exchanges that no other continues: a line a branch of each session.")
 @click.option("--skip-missing", is_flag=True, help="Leave out what cannot be read because its file is not there.")
 @click.option("-o", "--output", default="-", metavar="FILE", help="Default: stdout.")
 @click.option("--json", "wants_json", is_flag=True, help="The summary as JSON.")
 @options.where
 def command(
-    data: tuple[str, ...], form: str, params: tuple[str, ...], output: str, wants_json: bool, skip_missing: bool, **flags: Any
+    data: tuple[str, ...],
+    form: str,
+    params: tuple[str, ...],
+    output: str,
+    wants_json: bool,
+    skip_missing: bool,
+    last_turns: bool,
+    **flags: Any,
 ) -> None:
     """Write exchanges of data directories (DATA, default: as the settings say) in the form of another tool.
 
@@ -51,6 +59,7 @@ def command(
         "limit": flags.pop("limit"),
     }
     asked = {"format": form, "all": "1", "bytes_all": "1", "skip_missing": str(skip_missing).lower()}
+    asked["turns"] = "last" if last_turns else "all"
     asked |= {name: str(value) for name, value in own.items() if value is not None}
     asked |= _pairs(params)
     settings = process.load_or_exit(flags).settings
