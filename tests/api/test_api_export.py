@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from made import BEGAN_S, begin_segment, running
 
@@ -25,7 +26,7 @@ from llmdump_api.export import selection
 from llmdump_api.export.forms import FORMS
 from llmdump_api.export.selection import Archive, Selection
 from tests import v2_reader
-from tests.api.exported import LARGE, Made, every_sort
+from tests.api.exported import ANSWER, CHAT, LARGE, Made, compact, every_sort
 from tests.api.har_schema import HAR
 from tests.api.streams import get
 from tests.api.test_api_serve import Served
@@ -116,6 +117,8 @@ def told_by(form: str, content: bytes) -> Any:
         return v2_reader.read(content)[1][-1]["meta"].get("x_next_cursor")
     if form == "har":
         return json.loads(content)["log"]["_export"]["next_cursor"]
+    if form == "parquet":
+        return json.loads(pq.ParquetFile(io.BytesIO(content)).metadata.metadata[b"llmdump_export"])["next_cursor"]
     found = re.search(r"cursor `(\w+)`", zipfile.ZipFile(io.BytesIO(content)).read("README.md").decode())
     return found and found[1]
 
@@ -208,6 +211,40 @@ def test_messages_of_a_websocket_go_through_two_legs(api: Served, made: Made) ->
     assert frames[0] == frames[2] == [b'{"type":"response.create"}']
     assert frames[3] == frames[1]
     assert frames[3][1] == b"\xff\x00"
+
+
+# --- Parquet
+
+
+def test_parquet_has_the_rows_of_the_list_and_the_texts(api: Served, made: Made) -> None:
+    table = pq.read_table(io.BytesIO(get(api, "/api/export?format=parquet").body))
+    listed = api.ask("/api/traces").json["traces"]
+    for row, found in zip(listed, table.to_pylist(), strict=True):
+        for name in ("ts_start", "ts_end"):
+            found[name] = found[name] and found[name].isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        found["tool_calls"] = found["tool_calls"] and json.loads(found["tool_calls"])
+        assert {name: found[name] for name in row} == row
+    claude = table.to_pylist()[-2]
+    assert (claude["text"], json.loads(claude["calls"])[0]["arguments"]) == ("Let me look.", '{"path": "/x"}')
+    assert json.loads(claude["usage_raw"])["input_tokens"] == 10
+
+
+def test_parquet_is_made_of_row_groups_as_it_goes(tmp_path: Path) -> None:
+    data = DataDir(tmp_path).create()
+    made = Made()
+    answer = {**ANSWER, "choices": [{"index": 0, "message": {"content": "x" * 3_000_000}, "finish_reason": "stop"}]}
+    for _ in range(8):
+        made.call("/v1/chat/completions", [compact(CHAT)], [compact(answer)])
+    made.store(data)
+    file = pq.ParquetFile(io.BytesIO(exported(data, "parquet")))
+    assert [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] == [6, 2]
+
+
+def test_without_pyarrow_the_command_to_install_it_is_told(api: Served) -> None:
+    given = {"roots": [str(api.data.root)], "output": "-", "json": False, "params": {"format": "parquet"}}
+    code = "import sys; sys.modules['pyarrow'] = None; from llmdump_api.export.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(given)], capture_output=True, text=True, check=False)
+    assert (done.returncode, "pip install 'llmdump[parquet]'" in done.stderr) == (1, True)
 
 
 # --- zip
@@ -359,7 +396,17 @@ def test_every_command_line_of_the_page_runs(api: Served, tmp_path: Path) -> Non
     script = "set -e -o pipefail\n" + "\n".join(commands)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    made = {"all.jsonl", "bad.har", "day.cbor", "part.jsonl", "all.zip", "another", "train.jsonl", "claude.jsonl"}
+    made = {
+        "all.jsonl",
+        "bad.har",
+        "day.cbor",
+        "part.jsonl",
+        "all.zip",
+        "another",
+        "train.jsonl",
+        "claude.jsonl",
+        "cost.parquet",
+    }
     assert {path.name for path in tmp_path.iterdir()} == made
     assert len(done.stdout.decode().splitlines()) >= 5
 

@@ -146,6 +146,7 @@ def cut_at_length() -> dict[str, Any]:
     return {**ANSWER, "choices": [{**ANSWER["choices"][0], "finish_reason": "length"}]}
 
 
+WITHOUT_END = sse({"choices": [{"index": 0, "delta": {"content": "Hi"}}]})[0]
 PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}
 
 
@@ -156,6 +157,7 @@ PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url"
         (CHAT, cut_at_length(), {}, "answer is not whole"),
         (CHAT, ANSWER, {"status": "429 No"}, "answer is an error or a refusal"),
         (CHAT, {**ANSWER, "choices": []}, {}, "answer has no text"),
+        (CHAT, WITHOUT_END, {"content_type": "text/event-stream"}, "answer is not whole"),
         ({**CHAT, "messages": [PICTURE]}, ANSWER, {}, "pictures, sounds or files"),
         ({**CHAT, "messages": [TOOL_TURNS[2]]}, ANSWER, {}, "a tool's answer to no call"),
         ({**CHAT, "messages": [3]}, ANSWER, {}, "unknown sort of message"),
@@ -166,7 +168,7 @@ PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url"
 )
 def test_what_is_unfit_is_told(data: DataDir, asked: Any, answer: Any, how: dict[str, Any], reason: str) -> None:
     made = Made()
-    made.call("/v1/chat/completions", [compact(asked)], [compact(answer)], **how)
+    made.call("/v1/chat/completions", [compact(asked)], [answer if isinstance(answer, bytes) else compact(answer)], **how)
     made.store(data)
     for form in ("openai-finetune", "anthropic-finetune"):
         assert told(data, form) == ([], {reason: 1})

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from llmdump_api.export import finetune, four_legs, texts, zipped
+from llmdump_api.export import finetune, four_legs, parquet, texts, zipped
 from llmdump_api.export.selection import Selection
 
 
@@ -22,5 +22,6 @@ FORMS: Final = {
     "har": Form("har", "application/json", texts.har_log),
     "openai-finetune": Form("jsonl", "application/x-ndjson", finetune.openai),
     "anthropic-finetune": Form("jsonl", "application/x-ndjson", finetune.anthropic),
+    "parquet": Form("parquet", "application/vnd.apache.parquet", parquet.stream),
     "zip": Form("zip", "application/zip", zipped.stream),
 }

@@ -20,6 +20,7 @@ from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
 from llmdump_api.export import selection
 from llmdump_api.export.forms import FORMS, Form
+from llmdump_api.export.parquet import NotInstalledError
 from llmdump_api.export.selection import Archive, Asked, ExportError, Selection
 from llmdump_api.export.zipped import ExportTooLargeError
 from llmdump_api.gate import error
@@ -71,6 +72,8 @@ class Exports:
             return await self._send(request, FORMS[asked.form], thread, making, first)
         except ExportTooLargeError as err:
             return error(413, "export_too_large", str(err), **err.more)
+        except NotInstalledError as err:
+            return error(501, "not_installed", str(err))
         except ExportError as err:
             return error(410, "gone", str(err))
         finally:

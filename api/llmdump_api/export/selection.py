@@ -95,6 +95,7 @@ class Exchange:
         self.row = query.row_object(row)
         """As the list has it."""
         self.ts_start_ms: int = row[query.COLUMNS.index("ts_start")]
+        self.ts_end_ms: int | None = row[query.COLUMNS.index("ts_end")]
         self.started_us = started_us
         self._archive = archive
         self._pieces = pieces

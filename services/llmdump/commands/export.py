@@ -11,7 +11,7 @@ import click
 from llmdump import process
 from llmdump.commands import options
 
-FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "zip")
+FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "zip")
 
 _OPTIONS: Final = {"filter": "expression", "q": "words", "cursor": "cursor", "limit": "limit"}
 
