@@ -28,6 +28,7 @@ from llmdump_api import filtering, find, found, healthz, ledger, openapi, params
 from llmdump_api.body import Body
 from llmdump_api.config import Config
 from llmdump_api.diff import Diffs
+from llmdump_api.export.route import Exports
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error, make_harmless
 from llmdump_api.healthz import Retention
@@ -103,6 +104,7 @@ class Api:
         app.router.add_get("/api/config/retention", config.retention)
         app.router.add_put("/api/config/retention", config.change_retention)
         app.router.add_get("/api/plugins/types", config.plugin_types)
+        app.router.add_get("/api/export", Exports(self._data).export, allow_head=False)
         return app
 
     async def root(self, _: web.Request) -> web.Response:

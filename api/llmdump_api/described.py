@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from llmdump_api import live_asked, media, query, sessions, sums
 from llmdump_api import params as given
+from llmdump_api.export.forms import FORMS
+from llmdump_api.export.selection import EXCHANGES_MAX
 from llmdump_api.params import Param
 
 Scope = Literal["", "read", "admin"]
@@ -24,6 +26,18 @@ NUMBER: Final = Param("n", "which one, from 0 on", {"type": "integer", "minimum"
 SPEED: Final = Param("speed", "how much faster than recorded", {"type": "number", "exclusiveMinimum": 0, "maximum": 100})
 NODELAY: Final = Param("nodelay", "no gaps at all", {"type": "string", "enum": ["1", "true", "0", "false"]})
 OWN: Final = Param("scope", "`own`: the metrics of this process only", {"type": "string", "enum": ["own", "all"]})
+
+COMPARED: Final = tuple(Param(name, "an exchange's id, wanted", given.UUID_SCHEMA) for name in ("a", "b"))
+_SWITCH: Final = {"type": "string", "enum": ["1", "true", "0", "false"]}
+EXPORT: Final = (
+    *(param for param in query.PARAMS if param is not given.LIMIT),
+    Param("format", "what is made", {"type": "string", "enum": list(FORMS), "default": "zip"}),
+    Param("limit", "how many at most", {"type": "integer", "minimum": 1, "maximum": EXCHANGES_MAX}),
+    Param("turns", "`last`: only what no other continues", {"type": "string", "enum": ["all", "last"], "default": "all"}),
+    Param("skip_missing", "leave out what has no file", _SWITCH),
+    Param("all", "a zip of any number of exchanges", _SWITCH),
+    Param("bytes_all", "a zip of any size", _SWITCH),
+)
 
 JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
@@ -106,6 +120,8 @@ ROUTES: Final = (
     Route("GET", "/api/stats", "Time series.", answer="Stats", query=sums.SERIES_PARAMS, statuses=(400,)),
     Route("GET", "/api/live", "Exchanges as they open, stream and end.", content_type="text/event-stream",
           query=live_asked.PARAMS, statuses=(400, 404)),
+    Route("GET", "/api/diff", "What changed between two requests.", query=COMPARED, statuses=_GONE),
+    Route("GET", "/api/export", "Exchanges for other tools.", content_type=ANY, query=EXPORT, statuses=(400, 410, 413, 501)),
     Route("GET", "/api/ledger", "Whether anything is missing.", answer="Ledger"),
     Route("GET", "/api/config/retention", "The limits in force.", "admin", "Retention"),
     Route("PUT", "/api/config/retention", "Change them.", "admin", "Retention", statuses=(400,), body=_RETENTION),

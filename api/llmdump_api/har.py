@@ -233,10 +233,20 @@ class _Maker:
 
 def build(row: Mapping[str, Any], records: Iterable[Record], version: str) -> dict[str, Any]:
     """The log of one exchange; `row` is its row object, `version` that of the program."""
+    return {"log": {"version": "1.2", "creator": creator(version), "entries": [entry(row, records)]}}
+
+
+def creator(version: str) -> dict[str, str]:
+    """Who wrote a log."""
+    return {"name": "llmdump", "version": version}
+
+
+def entry(row: Mapping[str, Any], records: Iterable[Record]) -> dict[str, Any]:
+    """One entry of a log; `row` is the exchange's row object."""
     maker = _Maker()
     for record in records:
         maker.take(record)
-    return {"log": {"version": "1.2", "creator": {"name": "llmdump", "version": version}, "entries": [maker.entry(row)]}}
+    return maker.entry(row)
 
 
 def _text(body: bytes) -> tuple[str, str]:

@@ -56,6 +56,17 @@ def connect(path: Path) -> apsw.Connection:
     return db
 
 
+def is_ours(db: apsw.Connection, name: str) -> bool:
+    """False for an index whose tables are not made yet. Raises IndexUnreadableError for another schema."""
+    version = db.pragma("user_version")
+    if version not in {0, SCHEMA}:
+        raise IndexUnreadableError(
+            f"{name} has schema {version}, this api reads {SCHEMA}: restart the indexer and the api with the "
+            "same version of llmdump"
+        )
+    return bool(version)
+
+
 def rows(db: apsw.Connection, statement: str, values: Any = ()) -> Rows:
     """All that a statement gives. Raises apsw.Error."""
     return db.execute(statement, values).fetchall()
@@ -121,17 +132,7 @@ class Index:
         if getattr(self._own, "inode", None) != inode:
             self._forget()
             self._own.db, self._own.inode = connect(self._path), inode
-        return self._own.db if self._is_ours(self._own.db) else None
-
-    def _is_ours(self, db: apsw.Connection) -> bool:
-        """False for an index whose tables are not made yet. Raises IndexUnreadableError for another schema."""
-        version = db.pragma("user_version")
-        if version not in {0, SCHEMA}:
-            raise IndexUnreadableError(
-                f"{self._path.name} has schema {version}, this api reads {SCHEMA}: restart the indexer and the api with the "
-                "same version of llmdump"
-            )
-        return bool(version)
+        return self._own.db if is_ours(self._own.db, self._path.name) else None
 
     def _forget(self) -> None:
         db = getattr(self._own, "db", None)

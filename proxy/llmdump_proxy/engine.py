@@ -1,12 +1,12 @@
 """What all sessions of a proxy process share: settings, tables, recorder, counters, and the way to backends."""
 
 from llmdump.metrics import END_REASONS, SHORT_S, Histogram
+from llmdump.secrets import Secrets
 from llmdump.settings import Settings
 from llmdump_proxy.ports import Upstreams
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.routes import Routes
 from llmdump_proxy.rules import Rules
-from llmdump_proxy.secrets import Secrets
 
 
 class Clock:

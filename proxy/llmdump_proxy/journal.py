@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec
 
 from llmdump import log
 from llmdump.admin import count_swallowed
+from llmdump.secrets import Masked, Secrets
 from llmdump_proxy import rewrite
 from llmdump_proxy.framing import Framing, Piece
 from llmdump_proxy.head import RequestHead, origin_form
@@ -18,7 +19,6 @@ from llmdump_proxy.ports import Upstream
 from llmdump_proxy.recorder import Capture, Recorder
 from llmdump_proxy.routes import Route
 from llmdump_proxy.rules import Levels
-from llmdump_proxy.secrets import Masked, Secrets
 
 _P = ParamSpec("_P")
 

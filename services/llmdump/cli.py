@@ -5,6 +5,7 @@ Each command is a module of `llmdump.commands` with a click command of the name 
 """
 
 import importlib
+import keyword
 from typing import Final
 
 import click
@@ -18,6 +19,8 @@ COMMANDS: Final = {
     "diff": "Which part of a request is the first that is not as in another, and what that cost in the cache.",
     "doctor": "What is wrong, and the command that mends it.",
     "inspect": "Look into capture files, of llmdump and of others: entries, timing, issues.",
+    "export": "Exchanges for other tools: JSON Lines, CBOR V2, HAR, zip.",
+    "import": "Captures of other tools, and our own, into an archive.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
@@ -39,6 +42,8 @@ Examples:
   llmdump demo                                      a first capture, without a key
   llmdump status                                    does it work?
   llmdump inspect session.cbor --detect-issues      any capture file, or a whole data directory
+  llmdump export --format har -o all.har            for other tools
+  llmdump import browser.har session.cbor           captures of others
   llmdump keys new --dir keys                       proxies on other hosts
   llmdump tail --filter 'status>=400'               what happens now
   llmdump run -- claude                             a program, with its requests recorded
@@ -64,7 +69,8 @@ class Commands(click.Group):
         """The command, imported now; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"llmdump.commands.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = importlib.import_module(f"llmdump.commands.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -19,10 +19,10 @@ from made import Instance, append, begin_segment, exchange, new_id, running, unt
 from llmdump import pins, positions, record
 from llmdump.data_dir import DataDir
 from llmdump.indexed import ledgers
+from llmdump.lines import Converter
 from llmdump.positions import Piece
 from llmdump.record import Record
 from llmdump_indexer.follow import Follower
-from llmdump_writer.lines import Converter
 from tests.api.test_api_serve import Served
 from tests.writer.test_v2_profile import read_v2
 

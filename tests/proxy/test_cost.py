@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from llmdump.secrets import Secrets
 from llmdump_proxy import head, rewrite, routes
 from llmdump_proxy.framing import BadFramingError, ChunkedBody
 from llmdump_proxy.head import BadHeadError
-from llmdump_proxy.secrets import Secrets
 
 SIZE = 65_000
 CPU_S_MAX = 0.3

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY
+from llmdump.secrets import NO_KEY, Secrets, fingerprint
 from llmdump_proxy import rewrite
-from llmdump_proxy.secrets import NO_KEY, Secrets, fingerprint
 from tests.proxy.harness import backend, read_request, replying, running, scenario
 
 CANARY = b"sk-canary-0123456789abcdef"

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from needs import needs_tool
 
-from llmdump import seekable
-from llmdump_writer import footer, lines
+from llmdump import footer, lines, seekable
 from tests.writer.test_recovery import begin
 from tests.writer.traffic import realistic
 

@@ -11,11 +11,10 @@ import orjson
 import pytest
 from needs import needs_tool
 
-from llmdump import jsonl, record
+from llmdump import jsonl, lines, record
+from llmdump.lines import Converter
 from llmdump.seekable import zstd
 from llmdump.segment import Located
-from llmdump_writer import lines
-from llmdump_writer.lines import Converter
 from tests.writer.traffic import ANSWER, CHAT, REFUSED, Tape, compact, pretty, realistic
 
 

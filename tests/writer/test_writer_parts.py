@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmdump import record
+from llmdump import footer, record
 from llmdump.keys import refusal
+from llmdump.lines import Converter
 from llmdump.settings import Settings
 from llmdump.wire import WINDOW_BYTES, Batch, ProtocolError
-from llmdump_writer import batch, footer
+from llmdump_writer import batch
 from llmdump_writer.flush import FlushRule, Waiting
-from llmdump_writer.lines import Converter
 from llmdump_writer.rotation import Limits
 from llmdump_writer.sessions import Instance, Sessions, Verdict
 from tests.writer.writer_rig import chunk

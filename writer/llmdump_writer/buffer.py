@@ -8,12 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from llmdump import record, segment
+from llmdump import footer, record, segment
+from llmdump.footer import Spans
+from llmdump.lines import Converter
 from llmdump.segment import FORMAT
-from llmdump_writer import footer
 from llmdump_writer.flush import Waiting
-from llmdump_writer.footer import Spans
-from llmdump_writer.lines import Converter
 
 FORMATS: Final = {"cbor": ("cbor",), "jsonl": ("jsonl",), "both": ("jsonl", "cbor")}
 """The files of a segment in the order they are written: what stands in the exact one stands in both."""

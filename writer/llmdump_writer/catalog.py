@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 from llmdump import log
 from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
+from llmdump.footer import Spans
 from llmdump.overrides import Watched
 from llmdump.segment import Name
 from llmdump_writer.appender import sync_directory
 from llmdump_writer.deletions import Deletions
-from llmdump_writer.footer import Spans
 from llmdump_writer.indexed import indexed_segments
 from llmdump_writer.rotation import Limits
 

@@ -14,9 +14,9 @@ import orjson
 
 from llmdump import log
 from llmdump.admin import count_swallowed
+from llmdump.footer import Spans
 from llmdump.retention import EMPTY, FILE
 from llmdump_writer.appender import write_all
-from llmdump_writer.footer import Spans
 
 PENDING_LINES_MAX: Final = 10_000
 

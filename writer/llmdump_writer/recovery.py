@@ -31,18 +31,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llmdump import durable, jsonl, log, record, segment, window
+from llmdump import durable, footer, jsonl, log, record, segment, window
 from llmdump.admin import count_swallowed
+from llmdump.footer import Spans
+from llmdump.lines import Converter
 from llmdump.record import RECORD_BYTES_MAX, DamageError, Record
 from llmdump.retention import Notes
 from llmdump.seekable import SealedFile
 from llmdump.segment import Damage, Located, Name
-from llmdump_writer import footer
 from llmdump_writer.appender import sync_directory, write_all
 from llmdump_writer.catalog import Closed
 from llmdump_writer.deletions import Deletions
-from llmdump_writer.footer import Spans
-from llmdump_writer.lines import Converter
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Read at a time; more only for a record that is larger."""

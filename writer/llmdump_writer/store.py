@@ -10,13 +10,13 @@ from typing import Final
 from llmdump import durable, log
 from llmdump.admin import count_swallowed
 from llmdump.durable import Mark
+from llmdump.lines import Converter
 from llmdump.metrics import SHORT_S, Histogram
 from llmdump.segment import Name
 from llmdump.settings import Settings
 from llmdump_writer.appender import Appender, cut, is_cut, write_all
 from llmdump_writer.buffer import Buffer
 from llmdump_writer.catalog import Catalog, Closed
-from llmdump_writer.lines import Converter
 from llmdump_writer.watermark import LowDiskError, Watermark
 
 PROBE_BYTES: Final = 1024 * 1024

@@ -37,7 +37,8 @@ def _number(literal: str) -> Decimal:
     return Decimal(repr(value)).normalize() if math.isfinite(value) else Decimal(0)
 
 
-def _spelt(number: Decimal) -> orjson.Fragment:
+def spelt(number: Decimal) -> orjson.Fragment:
+    """A decimal of `decode` as orjson writes it, its `default`."""
     is_plain = Decimal("1e-6") <= abs(number) < Decimal("1e21") or not number
     return orjson.Fragment(format(number, "f" if is_plain else "e"))
 
@@ -71,7 +72,7 @@ def _with_surrogates(text: str) -> Any:
 def encode(value: Any) -> bytes:
     """The canonical spelling of a decoded value. Raises RecursionError for one nested too deep."""
     try:
-        encoded = orjson.dumps(value, default=_spelt, option=orjson.OPT_SORT_KEYS)
+        encoded = orjson.dumps(value, default=spelt, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # whole numbers beyond 64 bits, or more than 254 levels: no longer Go's, but still one spelling
         encoded = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=float).encode()
     for plain, escaped in _ESCAPES:

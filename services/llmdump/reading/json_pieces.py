@@ -28,6 +28,11 @@ class JsonPieces:
         self._closed = False
         self.problem = ""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the array's closing bracket has come."""
+        return self._closed
+
     def feed(self, data: bytes, at_us: int) -> list[Event]:
         """The elements that end in these bytes. The first byte of the body is its opening bracket, or blank."""
         events: list[Event] = []

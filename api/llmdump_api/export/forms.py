@@ -1,0 +1,27 @@
+"""The forms that there are: name, suffix of a file, media type, and what makes the bytes."""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from llmdump_api.export import finetune, four_legs, parquet, texts, zipped
+from llmdump_api.export.selection import Selection
+
+
+class Form(NamedTuple):
+    """One of them."""
+
+    suffix: str
+    media_type: str
+    stream: Callable[[Selection], Iterator[bytes]]
+
+
+FORMS: Final = {
+    "jsonl": Form("jsonl", "application/x-ndjson", texts.traces),
+    "wire-jsonl": Form("jsonl", "application/x-ndjson", texts.wire),
+    "cbor": Form("cbor", "application/cbor-seq", four_legs.stream),
+    "har": Form("har", "application/json", texts.har_log),
+    "openai-finetune": Form("jsonl", "application/x-ndjson", finetune.openai),
+    "anthropic-finetune": Form("jsonl", "application/x-ndjson", finetune.anthropic),
+    "parquet": Form("parquet", "application/vnd.apache.parquet", parquet.stream),
+    "zip": Form("zip", "application/zip", zipped.stream),
+}

@@ -1,0 +1,82 @@
+"""Which sort of capture a file is, told from its first bytes, and its content as a plain file. Blocking.
+
+zstd or gzip    undone into a temporary file first
+CBOR            `segment` where records follow the header, else `v2` (see `v2`)
+JSON            `har` where the object has a `log`; a line with `metadata` is a line of our segments; one with
+                `req` and `resp` is a trace, api-log's or ours
+"""
+
+import gzip
+import hashlib
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from llmdump import record
+from llmdump.importing.parts import UnusableError
+from llmdump.seekable import zstd
+from llmdump.segment import V2_MAGIC
+
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_GZIP: Final = b"\x1f\x8b"
+_LOOK_BYTES: Final = 64 * 1024
+_COPY_BYTES: Final = 1024 * 1024
+_HAR = re.compile(rb'\{\s*"log"\s*:')
+_TRACE = re.compile(rb'"(?:req|method|llmdump_export)"\s*:')
+_WIRE = re.compile(rb'"timestamp_iso"\s*:')
+
+
+def sha256(path: Path) -> str:
+    """Of its bytes as they are. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def plain(path: Path) -> Iterator[BinaryIO]:
+    """The content, seekable, compression undone. Raises OSError, UnusableError."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+        file.seek(0)
+        if begin != _ZSTD and begin[:2] != _GZIP:
+            yield file
+            return
+        with tempfile.TemporaryFile() as undone:
+            try:
+                with zstd.ZstdFile(file) if begin == _ZSTD else gzip.GzipFile(fileobj=file) as packed:
+                    shutil.copyfileobj(packed, undone, _COPY_BYTES)
+            except (EOFError, zlib.error, zstd.ZstdError, gzip.BadGzipFile) as err:
+                raise UnusableError(f"its compression is damaged: {err}") from err
+            undone.seek(0)
+            yield undone
+
+
+def form_of(file: BinaryIO) -> str:
+    """`segment`, `v2`, `wire-jsonl`, `traces` or `har`. Raises OSError, UnusableError."""
+    begin = file.read(_LOOK_BYTES)
+    file.seek(0)
+    text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if V2_MAGIC.encode() in begin[:256]:
+        return "segment" if _has_records(begin) else "v2"
+    if _HAR.match(text):
+        return "har"
+    line = text.partition(b"\n")[0]
+    if line.startswith(b"{") and _WIRE.search(line[:256]):
+        return "wire-jsonl"
+    if line.startswith(b"{") and _TRACE.search(line):
+        return "traces"
+    raise UnusableError("this is none of CBOR V2, a segment, api-log's or our JSONL, HAR")
+
+
+def _has_records(begin: bytes) -> bool:
+    """Whether the first entry is a record in our layout."""
+    at = begin.find(record.MAGIC)
+    try:
+        return at > 0 and record.measure(begin, at) >= 0 and begin[at + 18 : at + 22] == b"\x63seq\x1b"[:4]
+    except record.DamageError:
+        return False

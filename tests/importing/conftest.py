@@ -1,0 +1,6 @@
+"""For `from made import …`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "indexer"))
