@@ -13,8 +13,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 from llmdump_api import live_asked, media, query, sessions, sums
 from llmdump_api import params as given
-from llmdump_api.export.forms import FORMS
-from llmdump_api.export.selection import EXCHANGES_MAX
 from llmdump_api.params import Param
 
 Scope = Literal["", "read", "admin"]
@@ -29,10 +27,11 @@ OWN: Final = Param("scope", "`own`: the metrics of this process only", {"type": 
 
 COMPARED: Final = tuple(Param(name, "an exchange's id, wanted", given.UUID_SCHEMA) for name in ("a", "b"))
 _SWITCH: Final = {"type": "string", "enum": ["1", "true", "0", "false"]}
+FORMATS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "zip")
 EXPORT: Final = (
     *(param for param in query.PARAMS if param is not given.LIMIT),
-    Param("format", "what is made", {"type": "string", "enum": list(FORMS), "default": "zip"}),
-    Param("limit", "how many at most", {"type": "integer", "minimum": 1, "maximum": EXCHANGES_MAX}),
+    Param("format", "what is made", {"type": "string", "enum": list(FORMATS), "default": "zip"}),
+    Param("limit", "how many at most", {"type": "integer", "minimum": 1, "maximum": given.EXPORTED_MAX}),
     Param("turns", "`last`: only what no other continues", {"type": "string", "enum": ["all", "last"], "default": "all"}),
     Param("skip_missing", "leave out what has no file", _SWITCH),
     Param("all", "a zip of any number of exchanges", _SWITCH),

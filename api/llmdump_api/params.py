@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 500
 PARAM_CHARS_MAX: Final = 4096
+EXPORTED_MAX: Final = 100_000_000
 TEXT_CHARS_MAX: Final = 1024
 """Of a value that a column is compared with."""
 LINE_BYTES_MAX: Final = 256 * 1024

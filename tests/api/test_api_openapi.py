@@ -13,6 +13,7 @@ from made import Instance, append, begin_segment, exchange, new_id, running
 
 from llmdump.data_dir import DataDir
 from llmdump_api import described, openapi, sums
+from llmdump_api.export.forms import FORMS
 from llmdump_api.params import BadParamError, Param
 from llmdump_indexer.follow import Follower
 from tests.api.test_api_security import Api
@@ -61,13 +62,19 @@ def test_every_schema_is_one_and_every_name_is_used_once() -> None:
     assert len(set(names)) == len(names) == len(described.ROUTES)
 
 
+ASKED = {"/api/live": f"?id={STREAM}", "/api/diff": f"?a={STREAM}&b={PLAIN}"}
+
+
+def test_the_formats_of_an_export_are_those_that_there_are() -> None:
+    assert set(described.FORMATS) == set(FORMS)
+
+
 def test_every_parameter_that_is_described_is_taken_and_no_other(api: Api) -> None:
     for route in described.ROUTES:
         if route.method != "GET":
             continue
         path = route.path.replace("{id}", STREAM).replace("{n}", "0")
-        ends = f"?id={STREAM}" if path == "/api/live" else ""
-        assert api.ask(path + ends)[0] in {200, 404, 503}, path
+        assert api.ask(path + ASKED.get(path, ""))[0] in {200, 404, 503}, path
         if route.scope:
             status, _, body = api.ask(f"{path}?nothing=1")
             assert (status, json.loads(body)["error"], json.loads(body)["param"]) == (400, route.code, "nothing")
@@ -79,7 +86,7 @@ GOOD: dict[str, list[str]] = {
     "model": ["x" * 1024], "q": ["x" * 4096],
 }  # fmt: skip
 BAD: dict[str, list[str]] = {
-    "limit": ["0", "501", "1e2", "", "-1", "1.0"], "step": ["second"], "by": ["path"], "spread": ["x", "ttft_ms,"],
+    "limit": ["0", "100000001", "1e2", "", "-1", "1.0"], "step": ["second"], "by": ["path"], "spread": ["x", "ttft_ms,"],
     "speed": ["0", "100.1", "nan", "", "."], "status": ["3xx", "99", "200 "], "key_hash": ["ab", "AB" * 8],
     "min_tokens": ["-1", "x"], "pinned": ["1"], "model": ["x" * 1025], "q": ["x" * 4097],
     "cursor": ["", "!"], "session_root_id": ["x"], "nodelay": ["yes"],

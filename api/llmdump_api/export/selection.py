@@ -29,7 +29,6 @@ from llmdump_api.query import Query
 
 HELD_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of the records of one exchange, on disk, to be held while it is written."""
-EXCHANGES_MAX: Final = 100_000_000
 PAGE_ROWS: Final = 200
 _CHILD: Final = "SELECT 1 FROM trace INDEXED BY trace_by_session WHERE session_root_id = ? AND parent_id = ? LIMIT 1"
 _SWITCH: Final = {"1": True, "true": True, "0": False, "false": False}
@@ -76,8 +75,8 @@ def _limit(given: Mapping[str, str]) -> int | None:
     value = given.get("limit")
     if value is None:
         return None
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:18]) <= EXCHANGES_MAX:
-        raise BadParamError("limit", f"allowed is 1 to {EXCHANGES_MAX}")
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:18]) <= params.EXPORTED_MAX:
+        raise BadParamError("limit", f"allowed is 1 to {params.EXPORTED_MAX}")
     return int(value)
 
 
