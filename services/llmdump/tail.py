@@ -219,8 +219,10 @@ class Tail:
         except ValueError:  # a sealed segment without a seek table: nothing in it can be found
             offset, size = source.row.offset, (self._directory / f"{source.name.segment}.zst").stat().st_size
             return self._done(source, [Damage(offset, size)], offset + size)
-        grows = source.name.number == self._newest[source.name.writer] and not source.name.sealed and not file.sealed
-        offset, size = source.row.offset, durable.readable_bytes(self._directory, file)
+        sealed = source.name.sealed or file.sealed
+        grows = source.name.number == self._newest[source.name.writer] and not sealed
+        # The mark may still name a segment that has been sealed, whose plain file is open here.
+        offset, size = source.row.offset, file.size if sealed else durable.readable_bytes(self._directory, file)
         if offset >= size:
             return None if grows else self._done(source, [], offset)
         content = _read(file, offset, min(source.window_bytes, size - offset))

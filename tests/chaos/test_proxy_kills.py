@@ -186,8 +186,9 @@ def check_exchanges(stored: Stored, seen: list[Seen], killed: list[Killed]) -> d
 
 
 def is_safe(one: Seen, killed: list[Killed]) -> bool:
-    """Whether all of it was acknowledged before the next kill, if there was one."""
-    following = next((dead for dead in killed if dead.at >= one.ended_at), None)
+    """Whether all of it was acknowledged before the next kill, if there was one. A client may read the end of an answer when
+    the proxy that gave it is dead."""
+    following = next((dead for dead in killed if dead.at >= one.began_at), None)
     return following is None or one.ended_at < following.durable_at
 
 

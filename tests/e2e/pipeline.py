@@ -32,7 +32,7 @@ READY_WITHIN_S: Final = 30.0
 LEFT_WITHIN_S: Final = 4.0
 SEEN_WITHIN_S: Final = 2.0
 """How soon after its end an exchange is in the list."""
-SETTLED_WITHIN_S: Final = 15.0
+SETTLED_WITHIN_S: Final = 90.0
 _LOOK_EVERY_S: Final = 0.02
 # Below the range from which the kernel takes ports for outgoing connections, or a port chosen here could be gone.
 _PORTS: Final = range(18000, 32000)

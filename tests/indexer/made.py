@@ -16,7 +16,7 @@ from llmdump.presence import Card
 from llmdump.segment import header
 
 BEGAN_S = 1_767_225_600.0
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 class Instance:

@@ -22,10 +22,12 @@ from made import Instance, Service, append, begin_segment, exchange, new_id, run
 
 from llmdump import jsonl, presence, segment
 from llmdump.data_dir import DataDir
+from llmdump.durable import Mark
 from llmdump.presence import Presence
 from llmdump.seekable import compress_frame, seek_table
 from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Index
+from llmdump_indexer.tail import Tail
 
 TABLES = ("damage", "ledger", "ledger_gap", "ledger_instance")
 
@@ -302,6 +304,24 @@ def test_sealed_while_it_is_read_the_reading_goes_on(data: DataDir, tmp_path: Pa
         assert service.stop() == 0
     assert contents(data) == undisturbed(data, tmp_path)
     assert contents(data)["damage"] == []
+
+
+def test_sealed_while_it_is_open_it_is_read_beyond_the_writers_mark(data: DataDir) -> None:
+    """A footer that could not be synced lies behind the mark, which names this segment until the next one begins."""
+    path = begin_segment(data)
+    append(path, b"".join(streams(Instance(), 2, 3)))
+    mark = Mark(data.segments, "w0")
+    mark.set(1, {"cbor": path.stat().st_size})
+    with Tail(data.segments, []) as tail:
+        tail.look()
+        while tail.step() is not None:
+            pass
+        append(path, Instance().about("footer"))
+        size = path.stat().st_size
+        seal(path)
+        tail.look()
+        step = tail.step()
+    assert step and (step.segment.offset, step.segment.closed) == (size, True)
 
 
 def test_sealed_between_two_runs_the_position_holds(data: DataDir) -> None:
