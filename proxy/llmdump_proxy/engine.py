@@ -7,6 +7,7 @@ from llmdump_proxy.ports import Upstreams
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.routes import Routes
 from llmdump_proxy.rules import Rules
+from llmdump_proxy.trusted import Trusted
 
 
 class Clock:
@@ -53,7 +54,7 @@ class Engine:
     """One per process."""
 
     def __init__(self, settings: Settings, recorder: Recorder, upstreams: Upstreams, stats: Stats, now: float) -> None:
-        """Raises RouteError, RuleError."""
+        """Raises RouteError, RuleError, TrustedError."""
         self.settings = settings
         self.recorder = recorder
         self.clock = Clock(now)
@@ -62,6 +63,7 @@ class Engine:
         self.stats = stats
         self.routes = Routes(settings)
         self.rules = Rules(settings.capture_rules)
+        self.trusted = Trusted(settings.trusted_proxies)
         self.secrets = Secrets(
             settings.capture_secret_headers, settings.capture_secret_query, keep=settings.capture_secrets == "keep"
         )

@@ -20,6 +20,7 @@ from llmdump_proxy.recorder import Capture, Recorder
 from llmdump_proxy.routes import Route
 from llmdump_proxy.rules import Levels
 
+Told = Callable[[bytes], str]
 _P = ParamSpec("_P")
 
 
@@ -45,12 +46,16 @@ def _walled(tell: Callable[Concatenate["Journal", Capture, _P], None]) -> Callab
 class Journal:
     """One exchange's. No method raises, none blocks."""
 
-    __slots__ = ("_capture", "_masked", "_peer", "_secrets")
+    __slots__ = ("_capture", "_masked", "_peer", "_secrets", "_told")
 
-    def __init__(self, recorder: Recorder, secrets: Secrets, peer: bytes, session: str, provider: str, levels: Levels) -> None:
-        """Begins to record, unless the rules leave the exchange out wholly. `peer` is the encoded `x_peer` entry."""
+    def __init__(
+        self, recorder: Recorder, secrets: Secrets, peer: bytes, told: Told | None, session: str, provider: str, levels: Levels
+    ) -> None:
+        """Begins to record, unless the rules leave the exchange out wholly. `peer` is the encoded `x_peer` entry; `told`
+        gives the client's address, where the peer is a proxy that is believed."""
         self._secrets = secrets
         self._peer = peer
+        self._told = told
         self._masked: Masked | None = None
         self._capture: Capture | None = None
         if levels != ("none", "none"):
@@ -69,7 +74,9 @@ class Journal:
     def request(self, capture: Capture, raw: bytes, bad: str = "") -> None:
         """A request head was read; `bad`: and refused, for this reason."""
         masked = self._masked = self._secrets.mask(raw, broken=bool(bad))
-        capture.request(time.time(), masked.head, self._peer, masked.key_hash, () if bad else masked.secrets, bad)
+        client = self._told(masked.head) if self._told else ""
+        secrets = () if bad else masked.secrets
+        capture.request(time.time(), masked.head, self._peer, masked.key_hash, secrets, bad, client)
 
     @_walled
     def forward(self, capture: Capture, sent: bytes, request: RequestHead, route: Route, upstream: Upstream) -> None:

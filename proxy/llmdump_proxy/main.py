@@ -33,6 +33,7 @@ from llmdump_proxy.routes import RouteError
 from llmdump_proxy.rules import RuleError
 from llmdump_proxy.session import Session
 from llmdump_proxy.transport import ClientProtocol, Pool
+from llmdump_proxy.trusted import TrustedError
 
 TICK_S: Final = 0.25
 # Of the 4 s that stopping may take: for exchanges to finish by themselves, and for records to be acknowledged.
@@ -48,7 +49,7 @@ class Proxy:
     """One forwarding process."""
 
     def __init__(self, running: Process, instance: str, loop: asyncio.AbstractEventLoop) -> None:
-        """`instance` is 16 hex digits. Raises RouteError, RuleError, RedactionError; OSError for an unusable CA file."""
+        """`instance` is 16 hex digits. Raises RouteError, RuleError, TrustedError, RedactionError; OSError (CA file)."""
         settings = running.settings
         self._running = running
         self._loop = loop
@@ -202,7 +203,7 @@ async def serve(running: Process) -> None:
     loop = asyncio.get_running_loop()
     try:
         proxy = Proxy(running, secrets.token_hex(8), loop)
-    except (RouteError, RuleError, RedactionError) as err:
+    except (RouteError, RuleError, TrustedError, RedactionError) as err:
         process.fail(str(err), process.EXIT_SETTINGS)
     predecessor = await _predecessor(running)
     sock = predecessor.listening if predecessor else open_socket(running)

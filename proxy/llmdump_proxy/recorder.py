@@ -175,12 +175,17 @@ class Capture:
         if self.recorder.made > made:
             self.recorder.lose(self.recorder.made, "error")
 
-    def request(self, ts: float, head: bytes, peer: bytes, key_hash: str, secrets: tuple[bytes, ...], bad: str = "") -> None:
-        """The request head as received, masked. `peer` is the encoded `x_peer` entry, `bad` why it was refused."""
+    def request(
+        self, ts: float, head: bytes, peer: bytes, key_hash: str, secrets: tuple[bytes, ...], bad: str = "", client: str = ""
+    ) -> None:
+        """The request head as received, masked. `peer` is the encoded `x_peer` entry, `bad` why it was refused; `client`
+        where a proxy before this one says that the client is."""
         if self.recorder.redaction:
             redaction = self.recorder.redaction.with_secrets(secrets)
             self._redactors = [BodyRedactor(redaction), None, None, BodyRedactor(redaction)]
         more: dict[str, Any] = {"x_bad": bad} if bad else {}
+        if client:
+            more["x_client"] = client
         if self._levels != EVERYTHING:
             more["x_rule"] = "/".join(self._levels)
         extra, count = entries(more) if more else (b"", 0)

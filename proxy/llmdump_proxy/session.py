@@ -59,6 +59,7 @@ class Session:
         self._engine = engine
         self._client = client
         self._peer = entries({"x_peer": peer})[0]
+        self._told = engine.trusted.told(peer)
         self._name = engine.session_name()
         self._upstream: Upstream | None = None
         self._exchange: Exchange | None = None
@@ -320,7 +321,7 @@ class Session:
 
     def _open(self, provider: str, levels: Levels) -> Exchange:
         engine = self._engine
-        journal = Journal(engine.recorder, engine.secrets, self._peer, self._name, provider, levels)
+        journal = Journal(engine.recorder, engine.secrets, self._peer, self._told, self._name, provider, levels)
         engine.stats.began(recorded=journal.recorded)
         self._exchange = Exchange(journal)
         return self._exchange

@@ -147,7 +147,7 @@ class Exchange:
 
     def _request_head(self, record: Record) -> None:
         meta = record.meta
-        self.client = text(meta.get("x_peer"))
+        self.client = text(meta.get("x_client")) or text(meta.get("x_peer"))
         self.backend = text(meta.get("be"))
         self.key_hash = text(meta.get("x_key")) or NO_KEY
         self.captured = text(meta.get("x_rule")) or self.captured

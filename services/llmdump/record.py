@@ -21,7 +21,8 @@ reader hops from record to record without parsing a map:
 Kinds, with their direction and the entries they add (`?`: only where it applies):
 
     hello     0  x_about {version, pid, host, listen}       an instance begins; always its record 1
-    head      0  x_peer, x_key, x_rule?, x_bad?             request head as received; credentials masked
+    head      0  x_peer, x_key, x_rule?, x_bad?, x_client?  request head as received; credentials masked; `x_client` is
+                                                            where a trusted proxy says that the client is
     head      3  sc, ttfb                                   response head as received; `sc` status, `ttfb` ms
     interim   3  sc                                         a 1xx head as received
     forward   2  x_up, x_addr, x_dial, x_new                request head as sent to the backend; `x_dial` ms, or 0 reused

@@ -34,6 +34,7 @@ Route = Annotated[
 Rule = Annotated[str, Meta(pattern=rf"^/\S*={_LEVEL}(/{_LEVEL})?$", title="/path[*]=REQUEST/RESPONSE")]
 Endpoint = Annotated[str, Meta(pattern=r"^(ipc|tcp)://\S+$", title="ipc://path or tcp://host:port")]
 Regex = Annotated[str, Meta(title="regular expressions")]
+Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f:.]+(/\d{1,3})?$", title="addresses or networks, as in 10.0.0.0/8")]
 Name = Annotated[str, Meta(pattern=r"^[^\s:;=&?#]+$", title="names")]
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR_S)]
 Count = Annotated[int, Meta(ge=0)]
@@ -102,6 +103,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(ge=1024, le=16 * 1024 * 1024, description="Longest request or response head; beyond: 431 or 502.")
     ] = 65536
     max_connections: Annotated[int, Meta(ge=1, description="Client connections a proxy process holds; beyond: 503.")] = 10000
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        Meta(
+            description="Proxies before this one whose X-Forwarded-For, Cf-Connecting-Ip, True-Client-Ip and X-Real-IP are "
+            "believed: a row's `client` is then the first public address they tell."
+        ),
+    ] = ()
     client_header_timeout_s: Annotated[Seconds, Meta(description="A client's time to send a whole head.")] = 30.0
     client_idle_timeout_s: Annotated[Seconds, Meta(description="How long an idle client connection is kept.")] = 300.0
     client_body_timeout_s: Annotated[

@@ -2,19 +2,22 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made import Instance, Service, append, begin_segment, exchange, new_id, running
+from made import Instance, Service, append, begin_segment, exchange, new_id, running, until
 
+from llmdump import presence
 from llmdump.data_dir import DataDir
-from llmdump_api import failures, token
+from llmdump_api import failures, params, token
 from llmdump_api.failures import Failures
 from llmdump_api.gate import HARMLESS, names
 from llmdump_api.token import Tokens
@@ -193,6 +196,38 @@ def test_the_addresses_of_one_network_are_one() -> None:
     assert failures.group("") == ""
 
 
+# --- the page
+
+
+PAGE_OF_DOCS = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
+
+
+def test_the_command_lines_of_the_page_do_what_it_says(api: Api, tmp_path: Path) -> None:
+    asks, starts = re.findall(r"^```sh\n(.*?)^```$", PAGE_OF_DOCS, re.MULTILINE | re.DOTALL)
+    (tmp_path / "data").symlink_to(api.data.root)
+    lines = asks.replace("127.0.0.1:7862", api.address).splitlines()
+    told = [json.loads(subprocess.check_output(["sh", "-c", line], cwd=tmp_path, timeout=20)) for line in lines]
+    assert [one.get("error") for one in told] == [None, "forbidden", None]
+    command = starts.strip().replace("0.0.0.0:7862", "127.0.0.1:0")  # tests stay on loopback
+    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LLMDUMP_DATA_DIR": str(tmp_path / "own")}
+    with subprocess.Popen(["sh", "-c", f"exec env {command}"], cwd=tmp_path, env=environ, stderr=subprocess.PIPE) as process:
+        try:
+            own = Api.__new__(Api)
+            own.address = until(lambda: [card.listen for card in presence.living(tmp_path / "own" / "run") if card.listen])[0]
+            assert [own.ask("/healthz", WRONG, Host=name)[0] for name in ("metrics.internal", "other")] == [200, 421]
+        finally:
+            process.terminate()
+
+
+def test_the_page_has_the_limits_there_are() -> None:
+    paces = f"{failures.EACH_EVERY_S:g} s", f"{1 / failures.ALL_EVERY_S:g} a second"
+    lengths = f"{params.TEXT_CHARS_MAX:,}", f"{params.PARAM_CHARS_MAX:,}", f"{params.LINE_BYTES_MAX // 1024} KiB"
+    for number in (str(failures.EACH_MAX), str(failures.ALL_MAX), *paces, *lengths):
+        assert number in PAGE_OF_DOCS
+    for name, value in HARMLESS.items():
+        assert f"`{name}" in PAGE_OF_DOCS and (value.partition(";")[0] in PAGE_OF_DOCS)
+
+
 # --- where it listens, and who sends
 
 
@@ -205,11 +240,9 @@ def test_wider_than_loopback_it_listens_only_if_told_by_which_names(tmp_path: Pa
 
 def test_with_names_set_those_are_answered_to_and_no_others(tmp_path: Path) -> None:
     data = DataDir(tmp_path / "data").create()
-    with running("api", data, **{"api-listen": "0.0.0.0:0", "api-hosts": "llm.example"}) as service:
-        card = service.card()
-        own = Api.__new__(Api)
-        own.data, own.address = data, "127.0.0.1:" + card.listen.rpartition(":")[2]
-        for name in ("llm.example", "LLM.example:7862", "localhost", card.admin.removeprefix("http://")):
+    with running("api", data, **{"api-hosts": "llm.example"}) as service:
+        own = Api(service, data)
+        for name in ("llm.example", "LLM.example:7862", "localhost", own.address):
             assert own.ask("/healthz", WRONG, Host=name)[0] == 200
         assert own.ask("/healthz", WRONG, Host="other.example")[0] == 421
 
@@ -218,6 +251,7 @@ def test_the_names_that_settings_make() -> None:
     assert names("127.0.0.1", ()) == {"localhost", "127.0.0.1", "[::1]"}
     assert names("127.0.0.1", ("A.example",)) == {"localhost", "127.0.0.1", "[::1]", "a.example"}
     assert names("::", ("*",)) is None
+    assert names("0.0.0.0", ("a",)) == {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "a", socket.gethostname().lower()}
     for listen in ("::", "192.0.2.1", "somewhere.example", "127.0.0.1.example"):
         with pytest.raises(ValueError, match="LLMDUMP_API_HOSTS"):
             names(listen, ())

@@ -128,6 +128,8 @@ EXCHANGES: dict[str, tuple[str, Any, tuple[tuple[str, str], ...]]] = {
     "v22browser": (CHAT, {}, (("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"),)),
     "v22sdk": (CHAT, {}, STAINLESS),
     "v23": (CHAT, {}, (("X-Forwarded-For", "10.0.0.5, 8.8.8.8"), ("X-Real-IP", "172.70.47.73"))),
+    "v23named": (CHAT, {}, (("X-Real-IP", "172.70.47.73"), ("Cf-Connecting-Ip", "240e:37c::1"))),
+    "v23nothing": (CHAT, {}, ()),
     "v24file": (MESSAGES, {"system": FILE, "messages": []}, ()),
     "v24ticks": (CHAT, chat({"role": "system", "content": "# `my-project`"}), ()),
     "v24vendor": (CHAT, chat({"role": "system", "content": "# System\nFollow CLAUDE.md where there is one."}), ()),
@@ -182,7 +184,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         backend.replies = REPLIES
         routes = f"/refused/*=http://127.0.0.1:{free_port()};={backend.url}"
         place = tmp_path_factory.mktemp("vectors")
-        settings = {"capture_truncate_bytes": KEEP_BYTES, "capture_max_bytes": 64 * 1024, "upstream_max_idle": 0}
+        settings = {
+            "capture_truncate_bytes": KEEP_BYTES,
+            "capture_max_bytes": 64 * 1024,
+            "upstream_max_idle": 0,
+            "trusted_proxies": "127.0.0.0/8",
+        }
         with Pipeline(place, routes=routes, **settings) as pipe:
             yield World(pipe, LEAVERS_LONG if request.config.getoption("long") else LEAVERS)
 
@@ -339,9 +346,10 @@ def test_22_client_programs(world: World, tag: str, kind: str, version: str | No
     assert columns(world, tag, "client_kind", "client_version") == (kind, version)
 
 
-def test_23_who_is_not_trusted_cannot_say_who_the_client_is(world: World) -> None:
-    """api-log believes everybody. The addresses that a trusted proxy tells are in tests/reading/test_client.py."""
-    assert world.rows["v23"]["client"].startswith("127.0.0.1:")
+@pytest.mark.parametrize(("tag", "client"), [("v23", "8.8.8.8"), ("v23named", "240e:37c::1"), ("v23nothing", "127.0.0.1:")])
+def test_23_a_trusted_proxy_says_who_the_client_is(world: World, tag: str, client: str) -> None:
+    """api-log believes everybody."""
+    assert world.rows[tag]["client"].startswith(client)
 
 
 @pytest.mark.parametrize(

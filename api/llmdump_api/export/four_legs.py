@@ -16,7 +16,7 @@
     x_head    raw head (on dir 0 the request's, on `ss` or the answer of the proxy itself the response's)
     x_reads   [[µs after ts, size, more entries of that chunk], …] of a body that stands in one entry; x_whole: it is all
     x_more    further entries of a chunk
-    x_interim [[ts, head], …]; x_up, x_addr, x_dial, x_new, x_peer, x_key, x_rule, x_sid, x_be, x_end … as in records
+    x_interim [[ts, head], …]; x_up, x_addr, x_dial, x_new, x_peer, x_client, x_key, x_rule, x_sid, x_be, x_end … as in records
 
 Data longer than 128 bytes is compressed where that makes it shorter, as in the profile; longer than `INLINE_BYTES_MAX` it is a
 byte string of pieces (RFC 8949 section 3.2.3), read again and written as it is read.
@@ -203,7 +203,7 @@ class _Legs:
 
     def _asked(self, head: Record) -> Iterator[bytes]:
         method, target, http_version = self._start
-        meta = {name: head.meta.get(name) for name in ("x_peer", "x_key", "x_rule", "x_bad")}
+        meta = {name: head.meta.get(name) for name in ("x_peer", "x_key", "x_rule", "x_bad", "x_client")}
         meta |= {"x_sid": head.meta.get("sid"), "x_be": head.meta.get("be"), "x_head": head.data}
         told = {"event": "request", "http_method": method, "url": target, "http_version": http_version}
         body = self._bodies[CLIENT_TO_PROXY]

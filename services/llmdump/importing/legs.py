@@ -7,12 +7,15 @@ exported is not there again: transfer framing (`x_f`), the compression of WebSoc
 import uuid
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from llmdump import heads
 from llmdump.importing import parts
 from llmdump.importing.parts import Entry, Made, Part, UnusableError
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_BACKEND, PROXY_TO_CLIENT
+
+ASKED: Final = ("x_peer", "x_key", "x_rule", "x_bad", "x_client")
+"""What a request head says beside its bytes."""
 
 
 def exchange(where: str, entries: Sequence[Entry]) -> Made:
@@ -22,7 +25,7 @@ def exchange(where: str, entries: Sequence[Entry]) -> Made:
     if asked is None:
         raise UnusableError("its request is not there")
     common = {key: value for key, value in (("sid", asked.meta.get("x_sid")), ("be", asked.meta.get("x_be"))) if value}
-    made = [Part(asked.ts, CLIENT_TO_PROXY, "head", asked.meta["x_head"], _given(asked, "x_peer", "x_key", "x_rule", "x_bad"))]
+    made = [Part(asked.ts, CLIENT_TO_PROXY, "head", asked.meta["x_head"], _given(asked, *ASKED))]
     made += _body(asked, asked.data, CLIENT_TO_PROXY)
     for sent in (entry for entry in legs[PROXY_TO_BACKEND] if "x_head_bytes" in entry.meta):
         head = sent.data[: sent.meta["x_head_bytes"]]

@@ -174,8 +174,7 @@ def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str
     `peer` is `host:port`. Of X-Forwarded-For the first public address counts; then Cf-Connecting-Ip and True-Client-Ip,
     then a public X-Real-IP. Without any of these it is the peer, with its port.
     """
-    own = _address(peer)
-    if own is None or not any(own in network for network in trusted):
+    if not is_within(peer, trusted):
         return peer
     values = [(name.lower(), value[:VALUE_CHARS_MAX]) for name, value in fields]
     forwarded = [part for name, value in values if name == "x-forwarded-for" for part in value.split(",")]
@@ -183,6 +182,12 @@ def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str
     real = [value for name, value in values if name == "x-real-ip"]
     found = _first_public(forwarded) or next(filter(None, map(_address, named)), None) or _first_public(real)
     return str(found) if found else peer
+
+
+def is_within(peer: str, networks: Sequence[Network]) -> bool:
+    """Whether `host:port` is an address of one of these."""
+    own = _address(peer)
+    return own is not None and any(own in network for network in networks)
 
 
 def _first_public(texts: Sequence[str]) -> IPv4Address | IPv6Address | None:
