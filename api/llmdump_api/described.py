@@ -28,7 +28,6 @@ SPEED: Final = Param("speed", "how much faster than recorded", {"type": "number"
 NODELAY: Final = Param("nodelay", "no gaps at all", {"type": "string", "enum": ["1", "true", "0", "false"]})
 OWN: Final = Param("scope", "`own`: the metrics of this process only", {"type": "string", "enum": ["own", "all"]})
 
-COMPARED: Final = tuple(Param(name, "an exchange's id, wanted", given.UUID_SCHEMA) for name in ("a", "b"))
 _SWITCH: Final = {"type": "string", "enum": ["1", "true", "0", "false"]}
 EXPORT: Final = (
     *(param for param in query.PARAMS if param is not given.LIMIT),
@@ -122,7 +121,6 @@ ROUTES: Final = (
     Route("GET", "/api/diff", "What changed first between two requests.", query=TWO, statuses=_GONE),
     Route("GET", "/api/live", "Exchanges as they open, stream and end.", content_type="text/event-stream",
           query=live_asked.PARAMS, statuses=(400, 404)),
-    Route("GET", "/api/diff", "What changed between two requests.", query=COMPARED, statuses=_GONE),
     Route("GET", "/api/export", "Exchanges for other tools.", content_type=ANY, query=EXPORT, statuses=(400, 410, 413, 501)),
     Route("GET", "/api/ledger", "Whether anything is missing.", answer="Ledger"),
     Route("GET", "/api/config/retention", "The limits in force.", "admin", "Retention"),
