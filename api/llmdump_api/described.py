@@ -20,12 +20,12 @@ Scope = Literal["", "read", "admin"]
 
 ID: Final = Param("id", "the exchange's id", given.UUID_SCHEMA)
 ROOT: Final = Param("id", "the session's first exchange", given.UUID_SCHEMA)
+TWO: Final = tuple(Param(name, f"the exchange {name}", given.UUID_SCHEMA, is_required=True) for name in ("a", "b"))
 NUMBER: Final = Param("n", "which one, from 0 on", {"type": "integer", "minimum": 0, "maximum": media.NUMBER_MAX})
 SPEED: Final = Param("speed", "how much faster than recorded", {"type": "number", "exclusiveMinimum": 0, "maximum": 100})
 NODELAY: Final = Param("nodelay", "no gaps at all", {"type": "string", "enum": ["1", "true", "0", "false"]})
 OWN: Final = Param("scope", "`own`: the metrics of this process only", {"type": "string", "enum": ["own", "all"]})
 
-COMPARED: Final = tuple(Param(name, "an exchange's id, wanted", given.UUID_SCHEMA) for name in ("a", "b"))
 _SWITCH: Final = {"type": "string", "enum": ["1", "true", "0", "false"]}
 FORMATS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "zip")
 EXPORT: Final = (
@@ -79,8 +79,8 @@ class Route(NamedTuple):
             param.check(matched[param.name])
         given.check(asked, [param.name for param in self.query])
         for param in self.query:
-            if param.name in asked:
-                param.check(asked[param.name])
+            if param.name in asked or param.is_required:
+                param.check(asked.get(param.name, ""))
 
 
 _RETENTION: Final = {
@@ -117,9 +117,9 @@ ROUTES: Final = (
     Route("GET", "/api/sessions/{id}", "A session as a tree.", answer="Tree", query=sessions.TREE_PARAMS, statuses=(400, 404)),
     Route("GET", "/api/facets", "The values to filter by.", answer="Facets", query=sums.FACET_PARAMS, statuses=(400,)),
     Route("GET", "/api/stats", "Time series.", answer="Stats", query=sums.SERIES_PARAMS, statuses=(400,)),
+    Route("GET", "/api/diff", "What changed first between two requests.", query=TWO, statuses=_GONE),
     Route("GET", "/api/live", "Exchanges as they open, stream and end.", content_type="text/event-stream",
           query=live_asked.PARAMS, statuses=(400, 404)),
-    Route("GET", "/api/diff", "What changed between two requests.", query=COMPARED, statuses=_GONE),
     Route("GET", "/api/export", "Exchanges for other tools.", content_type=ANY, query=EXPORT, statuses=(400, 410, 413, 501)),
     Route("GET", "/api/ledger", "Whether anything is missing.", answer="Ledger"),
     Route("GET", "/api/config/retention", "The limits in force.", "admin", "Retention"),

@@ -343,12 +343,12 @@ class Live:
         nothing: list[LiveExchange] = []
         while exchange not in self._exchanges:
             found = await self._index.ask(lambda db: _restored(db, _ONE, (exchange,)), nothing)
-            if found:
+            if found and found[0].exchange.end_reason is not None:
                 rows = await self._index.rows(_ENDED, (orjson.dumps([exchange]).decode(),))
                 found[0].row = rows[0] if rows else None
                 return found[0]
-            if time.monotonic() > until:
-                return None
+            if time.monotonic() > until:  # open, and from before what the tail has read; or not there
+                return found[0] if found else None
             await asyncio.sleep(POLL_S)
         return None
 

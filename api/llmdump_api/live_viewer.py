@@ -77,8 +77,9 @@ class CatchUp:
 class Viewer:
     """One of them. Not for several threads."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, buffer_bytes: int = VIEWER_BUFFER_BYTES) -> None:
         self.asked = asked
+        self._buffer_bytes = buffer_bytes
         self.name = secrets.token_hex(8)
         self.told = 0
         """Events that were taken; each has its number."""
@@ -162,7 +163,7 @@ class Viewer:
 
     def _add(self, event: Event) -> bool:
         """Put an event into the buffer. Once that is full, count what is missed until half of it was taken."""
-        self._is_full = self._is_full or self._waiting_bytes + len(event.data) > VIEWER_BUFFER_BYTES
+        self._is_full = self._is_full or self._waiting_bytes + len(event.data) > self._buffer_bytes
         if self._is_full:
             self._miss(event.exchange.id)
             return False
@@ -215,7 +216,7 @@ class Viewer:
             self._waiting.popleft()
             if item.kind != "lost":
                 self._waiting_bytes -= len(item.data) + _HELD_BYTES
-        self._is_full = self._is_full and self._waiting_bytes > VIEWER_BUFFER_BYTES // 2
+        self._is_full = self._is_full and self._waiting_bytes > self._buffer_bytes // 2
         return taken
 
     def connect(self) -> int:

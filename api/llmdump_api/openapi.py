@@ -96,7 +96,8 @@ def _parameters(described: Iterable[Param], where: str) -> list[dict[str, Any]]:
 
 
 def _parameter(param: Param, where: str) -> dict[str, Any]:
-    told = {"name": param.name, "in": where, "required": where == "path", "description": param.about, "schema": param.schema}
+    required = where == "path" or param.is_required
+    told = {"name": param.name, "in": where, "required": required, "description": param.about, "schema": param.schema}
     return told | ({"style": "form", "explode": False} if param.schema["type"] == "array" else {})
 
 

@@ -52,6 +52,7 @@ class Param(NamedTuple):
     name: str
     about: str
     schema: Mapping[str, Any]
+    is_required: bool = False
 
     def check(self, value: str) -> None:
         """Raises BadParamError where a value does not fit the schema."""

@@ -18,7 +18,6 @@ from llmdump.data_dir import DataDir
 from llmdump.positions import unpack
 from llmdump.record import decode
 from llmdump.segment import Located
-from llmdump_api import live_viewer
 from llmdump_api.live import VIEWERS_MAX
 from llmdump_api.live_asked import Asked
 from llmdump_api.live_exchange import LiveExchange
@@ -328,11 +327,8 @@ def all_told(viewer: Viewer) -> list[str]:
     return kinds
 
 
-def test_a_full_buffer_counts_and_an_exchange_that_had_no_room_is_announced_when_there_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(live_viewer, "VIEWER_BUFFER_BYTES", 1500)
-    viewer = Viewer(Asked(directions=ALL))
+def test_a_full_buffer_counts_and_an_exchange_that_had_no_room_is_announced_when_there_is() -> None:
+    viewer = Viewer(Asked(directions=ALL), 1500)
     (_, first), (_, more) = made(new_id(1)), made(new_id(2))
     viewer.offer(first)
     viewer.offer(more[:2])
@@ -343,6 +339,13 @@ def test_a_full_buffer_counts_and_an_exchange_that_had_no_room_is_announced_when
     assert viewer.lost_events == wanted - (len(got) - 1)
     viewer.offer(more[2:3])
     assert all_told(viewer) == ["open"], "of the second, once there is room"
+    viewer.offer(first)
+    missed = viewer.lost_events
+    third, its = made(new_id(3))
+    viewer.offer(its[:2])
+    assert viewer.lost_events == missed, "there may be room before it is over"
+    viewer.offer([Event(third, "over")])
+    assert viewer.lost_events == missed + 1
 
 
 def test_a_connection_that_broke_long_ago_is_told_how_much_is_no_longer_kept() -> None:
