@@ -25,6 +25,8 @@ from llmdump.reading.hints import Hints
 from llmdump.reading.reader import Reader
 
 LEVELS: Final = ("exact", "conversation", "any-model", "path")
+WEBSOCKET: Final = "WEBSOCKET"
+"""In place of the method of a request for a WebSocket; its body is the first message then, empty if the backend spoke first."""
 KEY_BYTES: Final = 16
 PARAMETERS_MAX: Final = 200
 SECRET_QUERY: Final = frozenset(
@@ -71,6 +73,11 @@ def asked(request: Request, secret_query: frozenset[str] = SECRET_QUERY) -> Aske
         fields.get("stream") is True or ("alt", "sse") in query, str(fields.get("model") or ""), told.turns,
         tuple(f"{key} {previous}" for key in told.keys[:2]) if told.prefix_hash else (),
     )  # fmt: skip
+
+
+def wants_websocket(fields: Sequence[tuple[str, str]]) -> bool:
+    """Whether a request with these fields asks for a WebSocket."""
+    return any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in fields)
 
 
 def path_of(target: str) -> str:

@@ -114,6 +114,12 @@ def body(api: str | None, refused: Refused) -> bytes:
     return json.dumps({**_shape(api or "", message, refused), "llmdump": more}, ensure_ascii=False).encode()
 
 
+def event(refused: Refused) -> bytes:
+    """The same as an event of a WebSocket, in the form of OpenAI's, whose APIs alone are spoken so."""
+    told = json.loads(body("openai.responses", refused))
+    return json.dumps({"type": "error", "status": refused.status, **told}, ensure_ascii=False).encode()
+
+
 def _shape(api: str, message: str, refused: Refused) -> dict[str, Any]:
     family = api.partition(".")[0]
     if family == "anthropic":

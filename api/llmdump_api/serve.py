@@ -28,8 +28,9 @@ from llmdump import address, log, process
 from llmdump.content_coding import Decoder
 from llmdump.data_dir import DataDir
 from llmdump.reading.exchange import Request
+from llmdump.record import Record
 from llmdump.settings import Settings
-from llmdump_api import alike, archive, no_match, shelf
+from llmdump_api import alike, archive, no_match, shelf, sockets
 from llmdump_api.gate import LOOPBACK_NAMES, host_name
 from llmdump_api.giving import Giving
 from llmdump_api.http_server import BODY_BYTES_MAX, Asked, Connection, serve
@@ -76,12 +77,17 @@ class Backend:
                 connection, asked, None, Refused("host_not_allowed", 421, "this server answers to loopback names only")
             )
             return
+        request = _alike(asked, self._rules)
+        paths = alike.paths(request.path, self._rules.prefixes)
+        if alike.wants_websocket(asked.fields) and (any_ := self._shelf.any_at(alike.WEBSOCKET, paths)):
+            await self._converse(asked, connection, any_)
+            return
         async with self._slots:
-            found = await self._find(asked)
+            found = await self._find(request, paths)
             if isinstance(found, Refused):
                 self.answered[found.code] += 1
                 log.warning("not_answered", method=asked.method, target=asked.target[:200], why=found.message[:1000])
-                await _refuse(connection, asked, _alike(asked, self._rules).api, found)
+                await _refuse(connection, asked, request.api, found)
             else:
                 await self._give(found, asked, connection)
 
@@ -94,17 +100,52 @@ class Backend:
             log.error("recording_not_read", exchange=found.row["id"], error=str(err))
             await connection.reset()
 
-    async def _find(self, asked: Asked) -> Exchange | Refused:
-        rules, request = self._rules, _alike(asked, self._rules)
-        paths = alike.paths(request.path, rules.prefixes)
-        found = self._shelf.take(request, paths, rules.levels, repeats=rules.repeats)
+    async def _converse(self, asked: Asked, connection: Connection, like: str) -> None:
+        """A WebSocket; `like` is a recorded one at the same path. Raises ConnectionError."""
+        switched = await self._open(like)
+        head = await switched.read(_switched) if isinstance(switched, Exchange) else None
+        if head is None:
+            await _refuse(connection, asked, None, Refused("not_readable", 500, f"the recording {like} cannot be read", like))
+            return
+        await connection.write(sockets.switching(asked, head))
+        with sockets.Client(connection, asked.rest) as client:
+            found = await self._session(asked, client)
+            if isinstance(found, Refused):
+                self.answered[found.code] += 1
+                log.warning("not_answered", target=asked.target[:200], why=found.message[:1000])
+                await connection.write(sockets.refusal(no_match.event(found), found.code))
+                await client.leaves(sockets.LEAVES_WITHIN_S)
+            elif found is not None:
+                with contextlib.suppress(TimeoutError):
+                    await sockets.Talk(client, connection, self._rules.speed).give(found)
+        connection.close()
+
+    async def _session(self, asked: Asked, client: sockets.Client) -> Exchange | Refused | None:
+        """The recording of a WebSocket for a client: by its first message, unless the backend had spoken before it."""
+        request = Request(alike.WEBSOCKET, asked.target, fields=asked.fields)
+        silent = alike.asked(request, self._rules.secret_query)
+        paths = alike.paths(silent.path, self._rules.prefixes)
+        found = self._shelf.take(silent, paths, alike.LEVELS[:1], repeats=self._rules.repeats)
+        if found is not None:
+            self.answered["again" if found.again else found.level] += 1
+            return await self._open(found.id)
+        if not await client.has_said(1):
+            return None
+        said = alike.asked(request._replace(body=client.first or b""), self._rules.secret_query)
+        return await self._find(said, paths)
+
+    async def _find(self, request: alike.Asked, paths: Sequence[str]) -> Exchange | Refused:
+        found = self._shelf.take(request, paths, self._rules.levels, repeats=self._rules.repeats)
         if found is None:
             return await self._nearest(request, paths)
         self.answered["again" if found.again else found.level] += 1
+        return await self._open(found.id)
+
+    async def _open(self, exchange: str) -> Exchange | Refused:
         try:
-            return await self._exchanges.open({"id": found.id})
+            return await self._exchanges.open({"id": exchange})
         except (Refusal, IndexUnreadableError):
-            return Refused("not_readable", 500, f"the recording {found.id} cannot be read any more", found.id)
+            return Refused("not_readable", 500, f"the recording {exchange} cannot be read any more", exchange)
 
     async def _nearest(self, request: alike.Asked, paths: Sequence[str]) -> Refused:
         """Why no recording is given."""
@@ -120,10 +161,14 @@ class Backend:
         """What the recorded request asks, if it can be read."""
         try:
             opened = await self._exchanges.open({"id": exchange})
-            request, _ = await opened.read(shelf.request_of)
+            request, _ = await opened.read(lambda records: shelf.asked_of(records, self._rules.secret_query))
         except (Refusal, IndexUnreadableError):
             return None
-        return alike.asked(request, self._rules.secret_query) if request is not None else None
+        return request
+
+
+def _switched(records: Iterator[Record]) -> bytes | None:
+    return next((record.data for record in records if record.kind == "head" and record.meta.get("sc") == 101), None)
 
 
 async def _none(_: web.Request) -> None:

@@ -4,8 +4,9 @@ An index of requests in a table of SQLite's own temporary file: memory is its pa
 are read when they are given. Several recordings of one request are given in turn, the oldest first; then the last one
 again and again, or nothing more.
 
-    recorded (number, id, method, path, turns, bytes)    as many as can be given, in the order in which they began
-    key      (hash, given, number)                       under which keys (see `alike`), and whether it was given
+    recorded (number, id, method, path, sent, turns, bytes)   as many as can be given, in the order in which they began;
+                                                              the path as clients sent it, and as it was sent on
+    key      (hash, given, number)                            under which keys (see `alike`), and whether it was given
 """
 
 import contextlib
@@ -21,6 +22,8 @@ from llmdump.data_dir import DataDir
 from llmdump.positions import Piece
 from llmdump.reading import from_records
 from llmdump.reading.exchange import Request
+from llmdump.reading.framing import EVENT_BYTES_MAX
+from llmdump.reading.websocket import WebSocketDirection, is_deflate_agreed
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, Record
 from llmdump_api import alike, index
 from llmdump_api.alike import Asked
@@ -31,8 +34,9 @@ NEAREST_MAX: Final = 16
 PATHS_SHOWN_MAX: Final = 20
 _TABLES: Final = """
 CREATE TABLE recorded (number INTEGER PRIMARY KEY, id TEXT NOT NULL, method TEXT NOT NULL, path TEXT NOT NULL,
-                       turns INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+                       sent TEXT NOT NULL, turns INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
 CREATE INDEX recorded_by_path ON recorded (path, method, turns);
+CREATE INDEX recorded_by_sent ON recorded (sent, method, turns);
 CREATE TABLE key (hash BLOB NOT NULL, given INTEGER NOT NULL, number INTEGER NOT NULL,
                   PRIMARY KEY (hash, given, number)) STRICT, WITHOUT ROWID;
 CREATE INDEX key_by_number ON key (number);
@@ -44,8 +48,10 @@ FROM trace LEFT JOIN position ON position.trace = trace.number LEFT JOIN segment
 ORDER BY trace.started_us, trace.id, position.piece
 """
 _NEAREST: Final = """
-SELECT id FROM recorded WHERE path = ? AND method = ? ORDER BY abs(turns - ?), abs(bytes - ?), number LIMIT ?
+SELECT id FROM recorded WHERE (path = ?1 OR sent = ?1) AND method = ?2
+ORDER BY abs(turns - ?3), abs(bytes - ?4), number LIMIT ?5
 """
+_ANY: Final = "SELECT id FROM recorded WHERE (path = ?1 OR sent = ?1) AND method = ?2 LIMIT 1"
 
 
 class Found(NamedTuple):
@@ -71,12 +77,12 @@ class Shelf:
         """Recordings that cannot be given, by the reason."""
         self.count = 0
 
-    def add(self, exchange: str, request: Asked, paths: Iterable[str]) -> None:
-        """One more, younger than all before it; `paths` are those at which it may be asked for."""
+    def add(self, exchange: str, request: Asked, sent: str) -> None:
+        """One more, younger than all before it; `sent` is the path with which it was sent on."""
         self.count += 1
-        row = (self.count, exchange, request.method, request.path, len(request.turns), len(request.body))
-        self._db.execute("INSERT INTO recorded VALUES (?, ?, ?, ?, ?, ?)", row)
-        found = {key for path in paths for level in alike.LEVELS for key in alike.keys(request, level, path)}
+        row = (self.count, exchange, request.method, request.path, sent, len(request.turns), len(request.body))
+        self._db.execute("INSERT INTO recorded VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        found = {key for path in {request.path, sent} for level in alike.LEVELS for key in alike.keys(request, level, path)}
         self._db.executemany("INSERT INTO key VALUES (?, 0, ?)", ((key, self.count) for key in found))
 
     @contextlib.contextmanager
@@ -113,6 +119,13 @@ class Shelf:
             values = (path, request.method, len(request.turns), len(request.body), NEAREST_MAX)
             near += [exchange for (exchange,) in index.rows(self._db, _NEAREST, values)]
         return near[:NEAREST_MAX]
+
+    def any_at(self, method: str, paths: Sequence[str]) -> str:
+        """A recording at one of these paths, given or not; empty if there is none."""
+        for path in paths:
+            if row := self._row(_ANY, (path, method)):
+                return str(row[0])
+        return ""
 
     def places(self, most: int = PATHS_SHOWN_MAX) -> list[tuple[str, str, int]]:
         """Method, path and count of what there is, the most frequent first."""
@@ -165,8 +178,6 @@ def _missing(row: _Row) -> str:
         return "still under way"
     if row.status is None:
         return "no answer was recorded"
-    if row.status == 101:
-        return "the connection was switched to another protocol"
     request, _, response = row.captured.partition("/")
     if request != "all" or response != "all" or row.truncated_req or row.truncated_resp:
         return "not all of it was kept when it was recorded"
@@ -175,16 +186,44 @@ def _missing(row: _Row) -> str:
 
 def _put(shelf: Shelf, row: _Row, files: "_Files", secret_query: frozenset[str]) -> str:
     try:
-        request, forwarded = request_of(files.records(row))
+        told, forwarded = asked_of(files.records(row), secret_query)
     except FileNotFoundError:
         return "its segment files were deleted"
     except ValueError:
         return "its segment files cannot be read"
-    if request is None:
+    if told is None:
         return "the request was not recorded whole"
-    told = alike.asked(request, secret_query)
-    shelf.add(row.id, told, {told.path, alike.path_of(forwarded)} if forwarded else {told.path})
+    if row.status == 101 and told.method != alike.WEBSOCKET:
+        return "the connection was switched to another protocol"
+    shelf.add(row.id, told, alike.path_of(forwarded) if forwarded else told.path)
     return ""
+
+
+def asked_of(records: Iterable[Record], secret_query: frozenset[str]) -> tuple[Asked | None, str]:
+    """What an exchange asked, of a WebSocket with its first message; and the target as in `request_of`."""
+    records = iter(records)
+    request, forwarded = request_of(records)
+    if request is None:
+        return None, forwarded
+    first = _first_message(records) if alike.wants_websocket(request.fields) else None
+    if first is not None:
+        request = request._replace(method=alike.WEBSOCKET, body=first)
+    return alike.asked(request, secret_query), forwarded
+
+
+def _first_message(records: Iterator[Record]) -> bytes | None:
+    """What a client said first; nothing if the backend spoke before it; None if there was no WebSocket."""
+    client: WebSocketDirection | None = None
+    for record in records:
+        if record.kind == "head" and record.direction == BACKEND_TO_PROXY and record.meta.get("sc") == 101:
+            extensions = heads.parse(record.data).all("sec-websocket-extensions")
+            client = WebSocketDirection(EVENT_BYTES_MAX, inflates=is_deflate_agreed(extensions))
+        elif record.kind == "pipe" and client is not None:
+            if record.direction == BACKEND_TO_PROXY:
+                return b""
+            if messages := client.feed(record.data, 0):
+                return messages[0].data
+    return None if client is None else b""
 
 
 def request_of(records: Iterable[Record]) -> tuple[Request | None, str]:

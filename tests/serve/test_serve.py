@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from llmdump.data_dir import DataDir
 from tests.e2e.pipeline import Pipeline
 from tests.reading import replay
 from tests.reading.exchanges import CORPUS, lines
 from tests.reading.test_pipeline import of_recording
-from tests.serve import raw_backend, sdks
+from tests.serve import raw_backend, sdks, socket_backend
 from tests.serve.raw_backend import ANSWERS, GAP_MS, post, with_close
 from tests.serve.rig import BIN, LEFT_WITHIN_S, Serving
+from tests.serve.socket_backend import asking as say
+from tests.serve.socket_backend import talk
 
 pytestmark = [pytest.mark.xdist_group("serve"), pytest.mark.timeout(180)]
 
@@ -47,6 +50,16 @@ def chosen(long: bool) -> list[dict[str, Any]]:
     return found
 
 
+SESSIONS: Final = (
+    ("/sock/v1/responses", [say("one"), say("two", temperature=0.1)]),
+    ("/sock/v1/responses", [say("other")]),
+    ("/sock/v1/responses", [say("bye")]),
+    ("/sock/v1/realtime?model=x", [say("hello")]),
+)
+TALKS: Final[list[list[Any]]] = []
+"""What the client of each session got."""
+
+
 @pytest.fixture(scope="module")
 def exchanges(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return chosen(request.config.getoption("--long"))
@@ -57,14 +70,17 @@ def archive(tmp_path_factory: pytest.TempPathFactory, exchanges: list[dict[str, 
     """A data directory with everything recorded and no process; it has an index."""
     played = [of_recording(number, each) for number, each in enumerate(exchanges)]
     place = tmp_path_factory.mktemp("recorded")
-    with raw_backend.serving() as raw, replay.Backend(played).serving() as backend:
-        pipe = Pipeline(place, routes=f"/raw/*={raw};/={backend.url}", upstream_keepalive_s=0)
+    with raw_backend.serving() as raw, replay.Backend(played).serving() as backend, socket_backend.serving() as sockets:
+        routes = f"/raw/*={raw};/sock/*={sockets};/={backend.url}"
+        pipe = Pipeline(place, routes=routes, upstream_keepalive_s=0)
         pipe.start("proxy", "writer", wait=False)
         for role in ("writer", "proxy"):
             pipe.wait_until_runs(role)
         for path, answers in ANSWERS.items():
             for _ in answers:
                 post(pipe.proxy, "/raw" + path, *asking(path))
+        for path, said in SESSIONS:
+            TALKS.append(talk(pipe.proxy + path, said, server_first="realtime" in path))
         replay.play(pipe.proxy, played)
         pipe.close()
     rebuild = [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", str(pipe.data.root)]
@@ -249,6 +265,28 @@ def test_what_is_no_archive_is_said_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.endswith("x.txt is no segment file of llmdump: neither CBOR nor JSONL\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+@pytest.mark.parametrize("number", range(len(SESSIONS)))
+def test_a_websocket_says_what_the_backend_had_said_after_the_same_message(
+    served: Serving, number: int, compression: str | None
+) -> None:
+    path, said = SESSIONS[number]
+    assert talk(served.url + path, said, server_first="realtime" in path, compression=compression) == TALKS[number]
+
+
+def test_the_first_message_of_a_websocket_chooses_the_session(served: Serving) -> None:
+    assert talk(served.url + "/v1/responses", [say("other", temperature=0.7)]) == TALKS[1]  # the same conversation
+    refused = talk(served.url + "/v1/responses", [say("never said")])
+    assert refused[0]["type"] == "error"
+    assert [(one["at"], one["asked"]) for one in refused[0]["llmdump"]["differs"]] == [("input", '"never said"')]
+    assert refused[1] == 1008
+
+
+def test_where_no_websocket_was_recorded_none_is_opened(served: Serving) -> None:
+    with pytest.raises(InvalidStatus, match="404"):
+        talk(served.url + "/elsewhere", [say("one")])
 
 
 @RECORDED

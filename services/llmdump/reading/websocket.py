@@ -20,6 +20,7 @@ _CONTINUATION: Final = 0
 _TEXT: Final = 1
 _BINARY: Final = 2
 _CLOSE: Final = 8
+_PING: Final = 9
 _CONTROL_BYTES_MAX: Final = 125
 # What the sender of a message leaves off its end (RFC 7692 section 7.2.1).
 _TAIL: Final = b"\x00\x00\xff\xff"
@@ -43,6 +44,8 @@ class WebSocketDirection:
         self._is_cut = False
         self.close_code: int | None = None
         """What the close frame said: 1000 is normal; 1005 if it gave none (RFC 6455 section 7.4)."""
+        self.ping: bytes | None = None
+        """What the last ping carried; whoever answers it puts None here."""
         self.problem = ""
 
     def feed(self, data: bytes, at_us: int) -> list[Event]:
@@ -107,6 +110,8 @@ class WebSocketDirection:
         if frame.opcode >= _CLOSE:
             if frame.opcode == _CLOSE and self.close_code is None:
                 self.close_code = int.from_bytes(self._control[:2]) if len(self._control) > 1 else 1005
+            if frame.opcode == _PING:
+                self.ping = bytes(self._control)
             self._control.clear()
         elif frame.is_last and not self._is_lost:
             self._end_message(at_us, events)
