@@ -74,7 +74,15 @@ class Done(NamedTuple):
 def look(verb: str, at: Path, **given: Any) -> Done:
     """The command's own main, as it is become."""
     flags = dict.fromkeys(("request", "response", "raw", "hex", "tools", "timing", "full", "json"), False)
-    plain = {"id": None, "by": None, "limit": 0 if verb != "stats" else 10, "params": {}, "since": None, "until": None}
+    plain = {
+        "id": None,
+        "by": None,
+        "limit": 0 if verb != "stats" else 10,
+        "params": {},
+        "since": None,
+        "until": None,
+        "filter": None,
+    }
     return asked_of(verb, {"places": [str(at)], **flags, **plain, **given})
 
 
@@ -198,6 +206,9 @@ def test_stats_by_model_with_a_chart(data: Path) -> None:
     groups = {line.split()[0]: line.split()[1:4] for line in lines[2:5]}
     assert groups == {"gpt-4o": ["3", "1", "0"], "gpt-4o-2024": ["2", "0", "18"], "claude-3": ["1", "1", "0"]}
     assert sum("█" in line for line in lines[7:]) == 3
+    assert [line.split()[:2] for line in look("stats", data, by="model", filter="status>=400").out.splitlines()[2:3]] == [
+        ["gpt-4o", "1"]
+    ]
     told = json.loads(look("stats", data, json=True, since="2025-01-10T15:30:00Z", until="2025-01-10T16:30:00Z").out)
     assert told["step_s"] == 60 and told["series"][0]["total"]["requests"] == 7
     assert set(told["series"][0]["total"]["duration_ms"]) == {"p50", "p95", "p99"}
@@ -207,6 +218,7 @@ def test_stats_by_model_with_a_chart(data: Path) -> None:
 def test_sessions_and_one_as_a_tree(data: Path) -> None:
     found = [json.loads(line) for line in look("sessions", data, json=True).out.splitlines()]
     assert sum(one["n_turns"] for one in found) == 7
+    assert len(look("sessions", data, filter="model=claude-3").out.splitlines()) == 2
     assert len(look("sessions", data, limit=1).out.splitlines()) == 2
     lines = look("sessions", data, id="000000000003").out.splitlines()
     assert lines[3].startswith("2025-01-10 ") and "  000000000001  200" in lines[3]
@@ -234,18 +246,21 @@ def test_records_that_were_deleted_are_told(tmp_path: Path) -> None:
     assert done.code == 1 and "not there any more" in done.err
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("\x1b[2J\x07", "\\x1b[2J\\x07"), ("\x9b31m", "\\x9b31m"), ("a\u202eb", "a\\u202eb"), ("é日 ok", "é日 ok"), ("\ud800", "\\ud800"),
-     ("a\r\nb", "a\\x0d\nb"), ("\u2028", "\\u2028"), ("\U000e0001", "\\U000e0001")],
-)  # fmt: skip
+LETTERS = {
+    "\x1b[2J\x07": "\\x1b[2J\\x07", "\x9b31m": "\\x9b31m", "a\u202eb": "a\\u202eb", "é日 ok": "é日 ok", "\ud800": "\\ud800",
+    "a\r\nb": "a\\x0d\nb", "\u2028": "\\u2028", "\U000e0001": "\\U000e0001",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "shown"), LETTERS.items(), ids=ascii)
 def test_no_captured_letter_commands_a_terminal(text: str, shown: str) -> None:
     assert screen.safe(text, lines=True) == shown
 
 
-@pytest.mark.parametrize(
-    ("text", "width", "shown"), [("abc", 5, "abc  "), ("abcdef", 4, "abc…"), ("日本語", 4, "日… "), ("日本", 4, "日本")]
-)
+CELLS = [("abc", 5, "abc  "), ("abcdef", 4, "abc…"), ("日本語", 4, "日… "), ("日本", 4, "日本")]
+
+
+@pytest.mark.parametrize(("text", "width", "shown"), CELLS)
 def test_cells_are_as_wide_as_they_should(text: str, width: int, shown: str) -> None:
     fitted = screen.fitted(text, width)
     assert screen.columns_of(fitted) == width

@@ -11,6 +11,7 @@ from llmdump_api import filtering, find, query, search
 from llmdump_api import params as given
 from llmdump_api.index import first, rows
 from llmdump_api.params import BadParamError
+from llmdump_api.query import Condition
 
 PAGE_ROWS: Final = 200
 SHOWN_MAX: Final = 8
@@ -46,6 +47,11 @@ def _rfc3339(name: str, value: str) -> str:
     return shown
 
 
+def conditions(expression: str | None) -> list[Condition]:
+    """What a filter expression asks of an exchange; nothing for none. Raises BadParamError."""
+    return filtering.conditions(expression, round(time.time() * 1000)) if expression is not None else []
+
+
 def listed(db: apsw.Connection, params: Mapping[str, str], limit: int) -> Iterator[dict[str, Any]]:
     """Rows of the list, newest first, `limit` of them or (0) all; a page at a time. Raises BadParamError, apsw.Error."""
     cursor: str | None = None
@@ -61,8 +67,7 @@ def listed(db: apsw.Connection, params: Mapping[str, str], limit: int) -> Iterat
 
 def _page(db: apsw.Connection, params: Mapping[str, str]) -> dict[str, Any]:
     asked = query.parse(params)
-    if "filter" in params:
-        asked.conditions.extend(filtering.conditions(params["filter"], round(time.time() * 1000)))
+    asked.conditions.extend(conditions(params.get("filter")))
     with db:
         if asked.words is None:
             found = find.page(db, asked)

@@ -1,6 +1,6 @@
 """`llmdump stats` and `llmdump sessions` as lines. Pure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from llmdump_api.looking.screen import Column, bar, bars, chosen, count, dollars, fitted, line, moment, safe, span_ms
@@ -66,7 +66,7 @@ def _priced(one: dict[str, Any], exchanges: int) -> float | None:
     return None if one["unpriced"] == exchanges else one["cost_usd"]
 
 
-def sessions(found: list[dict[str, Any]], width: int, paint: Paint) -> Iterator[str]:
+def sessions(found: Iterable[dict[str, Any]], width: int, paint: Paint) -> Iterator[str]:
     """A session a line."""
     kept = chosen(SESSIONS, width)
     yield paint(line(SESSIONS, kept, [column.title for column in SESSIONS], width), "dim")

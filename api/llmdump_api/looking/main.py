@@ -16,8 +16,8 @@ from llmdump.commands import terminal
 from llmdump.inspecting.text import hexdump
 from llmdump.reading import from_records
 from llmdump.reading.from_records import Told
+from llmdump_api import found, sessions, sums, trace
 from llmdump_api import params as given
-from llmdump_api import sessions, sums, trace
 from llmdump_api.archive import ArchiveError
 from llmdump_api.body import Body
 from llmdump_api.index import first
@@ -36,10 +36,10 @@ _HEX_ROW: Final = 16
 
 def ls(at: Place, given_: dict[str, Any]) -> Iterator[str]:
     """The list."""
-    found = asked.listed(at.db, given_["params"] | asked.times(given_), given_["limit"])
+    rows = asked.listed(at.db, given_["params"] | asked.times(given_), given_["limit"])
     if given_["json"]:
-        return (orjson.dumps(row).decode() for row in found)
-    return listing.lines(found, terminal.width(), terminal.painter())
+        return (orjson.dumps(row).decode() for row in rows)
+    return listing.lines(rows, terminal.width(), terminal.painter())
 
 
 def show(at: Place, given_: dict[str, Any]) -> Iterator[str]:
@@ -116,8 +116,9 @@ def stats(at: Place, given_: dict[str, Any]) -> Iterator[str]:
     """Sums over time."""
     by = given_["by"] or ""
     series = _series(at, by, given_)
+    conditions = asked.conditions(given_["filter"])
     with at.db:
-        answer = sums.series_answer(at.db, series)
+        answer = found.series_answer(at.db, series, conditions) if conditions else sums.series_answer(at.db, series)
     if given_["json"]:
         return iter((orjson.dumps(answer).decode(),))
     every = [given.rfc3339(bucket * 1000) for bucket in sums.buckets(series)]
@@ -126,10 +127,10 @@ def stats(at: Place, given_: dict[str, Any]) -> Iterator[str]:
 
 def _series(at: Place, by: str, given_: dict[str, Any]) -> sums.Series:
     """The range that is asked for, else all there is, in buckets of which there are not too many."""
-    found = {name: given.time_ms(name, value) // 1000 for name, value in asked.times(given_).items()}
+    times = {name: given.time_ms(name, value) // 1000 for name, value in asked.times(given_).items()}
     first_s, last_s = _bounds(at)
-    until_s = found.get("until", last_s)
-    since_s = found.get("since", max(first_s, until_s - BUCKETS_MAX * _DAY_S))
+    until_s = times.get("until", last_s)
+    since_s = times.get("since", max(first_s, until_s - BUCKETS_MAX * _DAY_S))
     dimension = sums.DIMENSIONS[by] if by else ""
     steps = [step for step in sums.STEPS.values() if step > 60 or dimension in sums.BY_MINUTE]
     step_s = next((step for step in steps if until_s - since_s <= BUCKETS_MAX * step), 0)
@@ -141,11 +142,11 @@ def _series(at: Place, by: str, given_: dict[str, Any]) -> sums.Series:
 
 def _bounds(at: Place) -> tuple[int, int]:
     """When the first day of the archive begins, and when the last one ends, but not after now."""
-    found = first(at.db, sums.BOUNDS)
+    bounds = first(at.db, sums.BOUNDS)
     now_s = int(time.time())
-    if not found or found[0] is None:
+    if not bounds or bounds[0] is None:
         return now_s - _DAY_S, now_s
-    return found[0], max(found[0] + 60, min(found[1] + _DAY_S, now_s))
+    return bounds[0], max(bounds[0] + 60, min(bounds[1] + _DAY_S, now_s))
 
 
 def sessions_(at: Place, given_: dict[str, Any]) -> Iterator[str]:
@@ -153,20 +154,24 @@ def sessions_(at: Place, given_: dict[str, Any]) -> Iterator[str]:
     if given_["id"]:
         return _tree(at, given_)
     params = given_["params"] | asked.times(given_)
-    found = _pages(lambda cursor: sessions.page(at.db, sessions.parse({**params, **cursor, "limit": "100"})), "sessions")
-    found = itertools.islice(found, given_["limit"] or None)
+    conditions = asked.conditions(given_["filter"])
+
+    def page(cursor: dict[str, str]) -> dict[str, Any]:
+        return sessions.page(at.db, sessions.parse({**params, **cursor, "limit": "100"}), conditions)
+
+    listed = itertools.islice(_pages(page, "sessions"), given_["limit"] or None)
     if given_["json"]:
-        return (orjson.dumps(one).decode() for one in found)
-    return figures.sessions(list(found), terminal.width(), terminal.painter())
+        return (orjson.dumps(one).decode() for one in listed)
+    return figures.sessions(listed, terminal.width(), terminal.painter())
 
 
 def _pages(page: Callable[[dict[str, str]], dict[str, Any] | None], member: str) -> Iterator[dict[str, Any]]:
     cursor: dict[str, str] = {}
-    while (found := page(cursor)) is not None:
-        yield from found[member]
-        if found["next_cursor"] is None:
+    while (here := page(cursor)) is not None:
+        yield from here[member]
+        if here["next_cursor"] is None:
             return
-        cursor = {"cursor": found["next_cursor"]}
+        cursor = {"cursor": here["next_cursor"]}
 
 
 def _tree(at: Place, given_: dict[str, Any]) -> Iterator[str]:

@@ -10,10 +10,11 @@ import apsw
 
 from llmdump import pins, positions
 from llmdump.data_dir import DataDir
+from llmdump.indexed import SCHEMA
 from llmdump.positions import Piece
 from llmdump.record import Record
 from llmdump_api import archive
-from llmdump_api.index import POSITIONS, SCHEMA, connect, rows
+from llmdump_api.index import POSITIONS, connect, rows
 
 
 class Place(NamedTuple):

@@ -23,6 +23,7 @@ Examples:
 @click.option("--client", help="Only of this program.")
 @click.option("--project", help="Only of this project.")
 @click.option("--key-hash", help="Only of this key.")
+@click.option("-f", "--filter", metavar="EXPRESSION", help="Only of exchanges that pass; docs/filter.md explains it.")
 @click.option("--since", metavar="TIME", help="Only those that went on from then on.")
 @click.option("--until", metavar="TIME", help="Only those that went on before.")
 @click.option("--json", is_flag=True, help="As JSON, a line a session or turn.")
