@@ -37,9 +37,10 @@ def make(root: Path, places: Sequence[Path]) -> DataDir:
     if not number:
         raise ArchiveError(f"there are no segment files in {', '.join(map(str, places))}")
     command = [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", str(data.root), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = None if sys.stderr.isatty() else subprocess.PIPE  # a person sees how far it is
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
     if done.returncode:
-        raise ArchiveError(done.stderr.strip() or "the index cannot be made")
+        raise ArchiveError((done.stderr or "").strip() or "the index cannot be made")
     return data
 
 

@@ -22,11 +22,15 @@ COMMANDS: Final = {
     "export": "Exchanges for other tools: JSON Lines, CBOR V2, HAR, zip.",
     "import": "Captures of other tools, and our own, into an archive.",
     "keys": "New CURVE keys, for proxies and writers on different hosts.",
+    "ls": "The exchanges of an archive, newest first.",
     "pin": "Keep an exchange whatever retention deletes, or (--remove) no longer.",
     "rebuild": "Make the index anew from the segment files, beside the one in use, and swap it in.",
     "resend": "Send a recorded request again, as it was or changed, and show both answers side by side.",
     "run": "Run a program with its requests recorded, and say at the end what they came to.",
     "serve": "Serve what was recorded to clients, in place of the backend: offline, at the recorded pace or faster.",
+    "sessions": "Conversations, or one of them as a tree.",
+    "show": "One exchange: conversation, tools, timing, bytes.",
+    "stats": "Sums and percentiles over time, by model, key, client, status.",
     "status": "The living processes and their health; exit code 0 if all four work.",
     "tail": "Exchanges as they open, stream and end, live.",
     "up": "Start the four processes, here in the foreground; Ctrl-C stops them.",
@@ -44,6 +48,8 @@ Examples:
   llmdump inspect session.cbor --detect-issues      any capture file, or a whole data directory
   llmdump export --format har -o all.har            for other tools
   llmdump import browser.har session.cbor           captures of others
+  llmdump ls --filter 'status>=400' --since -1d     what failed since yesterday
+  llmdump show -1                                   the last exchange
   llmdump keys new --dir keys                       proxies on other hosts
   llmdump tail --filter 'status>=400'               what happens now
   llmdump run -- claude                             a program, with its requests recorded

@@ -120,6 +120,7 @@ class SealedFile:
 
     def _frame(self, index: int) -> bytes:
         if self._kept[0] != index:
+            self._kept = (-1, b"")  # so that one frame is held at a time
             at, end = self._compressed_at[index : index + 2]
             frame = os.pread(self._file.fileno(), end - at, at)
             try:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.inspecting import made
+from tests.writer.test_recovery import begin
+from tests.writer.traffic import realistic
 
 LLMDUMP = Path(sys.executable).parent / "llmdump"
 
@@ -46,6 +48,12 @@ def test_a_person_sees_colours_and_progress_and_a_pipe_neither(sample: Path) -> 
     command = [LLMDUMP, "inspect", sample, "--detect-issues"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "\x1b" not in done.stdout and done.stderr == ""
+
+
+def test_a_person_sees_how_far_the_index_of_a_file_is(tmp_path: Path) -> None:
+    [path] = begin(tmp_path / "segments", "cbor", realistic().records, close=True)
+    seen = on_terminal("ls", path)
+    assert "Indexing" in seen and "\x1b[31m" in seen and "000000000005  429" in seen
 
 
 def test_no_color_is_honoured(sample: Path) -> None:
