@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from llmdump_api.export import finetune, four_legs, parquet, texts, zipped
+from llmdump_api.export import finetune, four_legs, parquet, spans, texts, zipped
 from llmdump_api.export.selection import Selection
 
 
@@ -23,5 +23,6 @@ FORMS: Final = {
     "openai-finetune": Form("jsonl", "application/x-ndjson", finetune.openai),
     "anthropic-finetune": Form("jsonl", "application/x-ndjson", finetune.anthropic),
     "parquet": Form("parquet", "application/vnd.apache.parquet", parquet.stream),
+    "otlp": Form("jsonl", "application/x-ndjson", spans.stream),
     "zip": Form("zip", "application/zip", zipped.stream),
 }
