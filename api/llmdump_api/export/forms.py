@@ -26,3 +26,17 @@ FORMS: Final = {
     "otlp": Form("jsonl", "application/x-ndjson", spans.stream),
     "zip": Form("zip", "application/zip", zipped.stream),
 }
+
+BATCH_BYTES: Final = 256 * 1024
+
+
+def batches(pieces: Iterator[bytes], size_bytes: int = BATCH_BYTES) -> Iterator[bytes]:
+    """The same bytes in pieces of at least this size, but for the last."""
+    batch = bytearray()
+    for piece in pieces:
+        batch += piece
+        if len(batch) >= size_bytes:
+            yield bytes(batch)
+            batch.clear()
+    if batch:
+        yield bytes(batch)

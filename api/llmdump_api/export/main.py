@@ -21,8 +21,8 @@ import click
 
 from llmdump import process
 from llmdump.data_dir import DataDir
-from llmdump_api.export import otlp, route, selection
-from llmdump_api.export.forms import FORMS
+from llmdump_api.export import otlp, selection
+from llmdump_api.export.forms import FORMS, batches
 from llmdump_api.export.otlp import Collector
 from llmdump_api.export.selection import Archive, Asked, ExportError, Selection
 from llmdump_api.export.zipped import ExportTooLargeError
@@ -117,7 +117,7 @@ def _export(given: dict[str, Any], asked: Asked) -> dict[str, Any]:
                 progress.add(len(body))
             rejected = {"rejected": collector.rejected}
         else:
-            _write(route.batches(FORMS[asked.form].stream(chosen)), given["output"], progress)
+            _write(batches(FORMS[asked.form].stream(chosen)), given["output"], progress)
     took_s = time.monotonic() - begin
     return {"format": asked.form, **chosen.told.shown(), **rejected, "bytes": progress.bytes, "took_s": round(took_s, 3)}
 
