@@ -28,7 +28,7 @@ from llmdump_api import filtering, find, found, healthz, ledger, openapi, params
 from llmdump_api.body import Body
 from llmdump_api.config import Config
 from llmdump_api.diff import Diffs
-from llmdump_api.export.route import Exports
+from llmdump_api.exports import Exports
 from llmdump_api.fleet import ROLES, Fleet
 from llmdump_api.gate import Gate, Handler, answer, error, make_harmless
 from llmdump_api.healthz import Retention

@@ -6,6 +6,7 @@
 <data>/pinned/<exchange>.cbor            copies of pinned exchanges, which retention leaves alone (see `pins`)
 <data>/index.sqlite                      derived from the segments, may be deleted
 <data>/index.sqlite.rebuild              the next one, while `llmdump rebuild` makes it
+<data>/otlp-1a2b3c4d.json                how far `llmdump export --follow` has come
 <data>/admin_token                       bearer token of the api, made at first start
 <data>/read_token                        another one, that may only read
 <data>/overrides.json                    settings that were changed over HTTP (see `overrides`)

@@ -5,21 +5,25 @@ far it is, where that is a terminal; at the end what was written, and where to g
 """
 
 import contextlib
+import hashlib
 import json
+import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NoReturn
 
 import apsw
 import click
 
 from llmdump import process
 from llmdump.data_dir import DataDir
-from llmdump_api.export import route, selection
-from llmdump_api.export.forms import FORMS
+from llmdump_api.export import otlp, selection
+from llmdump_api.export.forms import FORMS, batches
+from llmdump_api.export.otlp import Collector
 from llmdump_api.export.selection import Archive, Asked, ExportError, Selection
 from llmdump_api.export.zipped import ExportTooLargeError
 from llmdump_api.index import IndexUnreadableError
@@ -56,17 +60,19 @@ class _Progress:
 @click.command()
 @click.argument("asked", nargs=1)
 def main(asked: str) -> None:
-    """`asked`: a JSON object of roots, output, json and params."""
+    """`asked`: a JSON object of roots, params, output, json, to, follow and cursor_file."""
     given = json.loads(asked)
     try:
         checked = selection.parse(given["params"], FORMS, "jsonl", round(time.time() * 1000))
     except BadParamError as err:
         pointed = f"\n{err.more['pointed']}" if "pointed" in err.more else ""
         process.fail(f"{err.param}: {err}{pointed}", process.EXIT_SETTINGS)
-    if checked.query.cursor is not None and len(given["roots"]) > 1:
-        process.fail("cursor: a cursor is of one data directory; name only that", process.EXIT_SETTINGS)
+    if len(given["roots"]) > 1 and (checked.query.cursor is not None or given["follow"]):
+        process.fail("a cursor is of one data directory; name only that", process.EXIT_SETTINGS)
     try:
-        told = _export(given["roots"], checked, given["output"])
+        if given["follow"]:
+            _follow(given, checked)
+        told = _export(given, checked)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit says nothing
         sys.exit(process.EXIT_FAILED)
@@ -75,17 +81,45 @@ def main(asked: str) -> None:
     _tell(told, given)
 
 
-def _export(roots: list[str], asked: Asked, output: str) -> dict[str, Any]:
-    """Write it; what it is then. Raises what making it raises."""
+def _follow(given: dict[str, Any], asked: Asked) -> NoReturn:
+    """Send for ever; SIGTERM and SIGINT end it. Raises ExportError, IndexUnreadableError, OSError."""
+    data = DataDir(Path(given["roots"][0]))
+    name = f"otlp-{hashlib.sha256(given['to'].encode()).hexdigest()[:8]}.json"
+    cursor = Path(given["cursor_file"]) if given["cursor_file"] else data.root / name
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: sys.exit(0))
+    collector = _collector(given, math.inf)
+    otlp.follow(lambda: otlp.Follower(Archive(data), asked, collector, cursor), _say)
+    raise AssertionError("it follows for ever")
+
+
+def _collector(given: dict[str, Any], tries_max: float) -> Collector:
+    return Collector(given["to"], os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""), tries_max, _say)
+
+
+def _say(text: str) -> None:
+    click.echo(f"llmdump: {text}", err=True)
+
+
+def _export(given: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """Write it, or send it; what it is then. Raises what making it raises."""
+    roots = given["roots"]
     begin = time.monotonic()
     with contextlib.ExitStack() as opened:
         archives = [opened.enter_context(contextlib.closing(Archive(DataDir(Path(root))))) for root in roots]
         chosen = Selection(archives, asked)
         progress = _Progress(chosen.told)
         opened.callback(progress.clear)
-        _write(route.batches(FORMS[asked.form].stream(chosen)), output, progress)
+        rejected = {}
+        if given["to"]:
+            collector = _collector(given, otlp.TRIES_MAX)
+            for body in otlp.send(chosen, collector):
+                progress.add(len(body))
+            rejected = {"rejected": collector.rejected}
+        else:
+            _write(batches(FORMS[asked.form].stream(chosen)), given["output"], progress)
     took_s = time.monotonic() - begin
-    return {"format": asked.form, **chosen.told.shown(), "bytes": progress.bytes, "took_s": round(took_s, 3)}
+    return {"format": asked.form, **chosen.told.shown(), **rejected, "bytes": progress.bytes, "took_s": round(took_s, 3)}
 
 
 def _write(pieces: Iterator[bytes], output: str, progress: _Progress) -> None:
@@ -111,7 +145,7 @@ def _copy(pieces: Iterator[bytes], file: BinaryIO, progress: _Progress) -> None:
 
 
 def _tell(told: dict[str, Any], given: dict[str, Any]) -> None:
-    to_stderr = given["output"] == "-"
+    to_stderr = given["output"] == "-" and not given["to"]
     if given["json"]:
         click.echo(json.dumps(told, indent=2), err=to_stderr)
         return

@@ -124,8 +124,9 @@ class Archive:
         self.data = data
         try:
             self.db = index.connect(data.index)
+            self._inode = data.index.stat().st_ino
             ours = index.is_ours(self.db, data.index.name)
-        except apsw.CantOpenError:
+        except (apsw.CantOpenError, FileNotFoundError):
             ours = False
         except apsw.Error as err:
             raise IndexUnreadableError(f"cannot read {data.index}: {err}") from err
@@ -138,6 +139,14 @@ class Archive:
     def close(self) -> None:
         """Close the index."""
         self.db.close()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the index that is read is the one that is there."""
+        try:
+            return self.data.index.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def pages(self, asked: Query) -> Iterator[list[tuple[Any, ...]]]:
         """Rows, newest first; each page from one snapshot."""

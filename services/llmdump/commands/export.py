@@ -11,7 +11,7 @@ import click
 from llmdump import process
 from llmdump.commands import options
 
-FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "zip")
+FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "otlp", "zip")
 
 _OPTIONS: Final = {"filter": "expression", "q": "words", "cursor": "cursor", "limit": "limit"}
 
@@ -22,6 +22,7 @@ Examples:
   llmdump export --format har --filter 'status>=400' -o bad.har
   llmdump export --format cbor --param since=2026-01-31T00:00:00Z -o day.cbor data
   llmdump export --limit 1000 --json -o part.jsonl              tells the cursor to go on from
+  llmdump export --format otlp --to http://127.0.0.1:4318 --follow
 """
 
 
@@ -36,36 +37,27 @@ Examples:
 @click.option("--last-turns", is_flag=True, help="Only exchanges that no other continues: a line a branch of each session.")
 @click.option("--skip-missing", is_flag=True, help="Leave out what cannot be read because its file is not there.")
 @click.option("-o", "--output", default="-", metavar="FILE", help="Default: stdout.")
-@click.option("--json", "wants_json", is_flag=True, help="The summary as JSON.")
+@click.option("--to", metavar="URL", help="With otlp: POST the spans to a collector, as http://127.0.0.1:4318.")
+@click.option("--follow", is_flag=True, help="With --to: go on for ever, with exchanges as they end.")
+@click.option("--cursor-file", metavar="FILE", help="With --follow: where it has come to (default: in the data directory).")
+@click.option("--json", is_flag=True, help="The summary as JSON.")
 @options.where
-def command(
-    data: tuple[str, ...],
-    form: str,
-    params: tuple[str, ...],
-    output: str,
-    wants_json: bool,
-    skip_missing: bool,
-    last_turns: bool,
-    **flags: Any,
-) -> None:
+def command(data: tuple[str, ...], config: str | None, data_dir: str | None, **given: Any) -> None:
     """Write exchanges of data directories (DATA, default: as the settings say) in the form of another tool.
 
     Needs the index of each, and no running process. A FILE is there when it is whole. Exit code 1 if it is not.
     """
-    own = {
-        "filter": flags.pop("expression"),
-        "q": flags.pop("words"),
-        "cursor": flags.pop("cursor"),
-        "limit": flags.pop("limit"),
-    }
-    asked = {"format": form, "all": "1", "bytes_all": "1", "skip_missing": str(skip_missing).lower()}
-    asked["turns"] = "last" if last_turns else "all"
-    asked |= {name: str(value) for name, value in own.items() if value is not None}
-    asked |= _pairs(params)
-    settings = process.load_or_exit(flags).settings
+    if (given["to"] and given["form"] != "otlp") or (given["follow"] and not given["to"]):
+        process.fail("--to is for --format otlp, and --follow for --to", process.EXIT_SETTINGS)
+    switches = {"all": "1", "bytes_all": "1", "skip_missing": str(given["skip_missing"]).lower()}
+    asked = {"format": given["form"], **switches, "turns": "last" if given["last_turns"] else "all"}
+    asked |= {name: str(given[option]) for name, option in _OPTIONS.items() if given[option] is not None}
+    asked |= _pairs(given["params"])
+    settings = process.load_or_exit({"config": config, "data_dir": data_dir}).settings
     roots = [str(Path(one).absolute()) for one in data or (settings.data_dir,)]
-    given = {"roots": roots, "output": output, "json": wants_json, "params": asked}
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.export.main", json.dumps(given)])
+    rest = {name: given[name] for name in ("output", "json", "to", "follow", "cursor_file")}
+    words = json.dumps({"roots": roots, "params": asked, **rest})
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.export.main", words])
 
 
 def _pairs(params: tuple[str, ...]) -> dict[str, str]:

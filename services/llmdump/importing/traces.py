@@ -1,8 +1,9 @@
 """Traces, a JSON object a line: api-log's, and what `llmdump export --format jsonl` and zip write. Blocking.
 
-Theirs has a body as JSON, as `events` with `t_delta_ms`, or as `body_b64`; ours the raw head, a body as JSON, text or
-base64, and when its reads came. A body is decoded in both, so Content-Encoding is taken out of the head. Events are put
-into SSE again, one chunk each; comments, ids and `[DONE]` beyond what `stream_done` says are not in that file.
+Theirs has a body as JSON, as `events` with `t_delta_ms`, or as `body_b64`; ours the same shapes and, beside them, the raw
+head, a body that is not JSON as text or base64, and when its reads came. A body is decoded in both, so Content-Encoding is
+taken out of the head. Of a stream that is there as events only, these are put into SSE again, one chunk each; comments, ids
+and `[DONE]` beyond what `stream_done` says are not in that file.
 """
 
 import itertools
@@ -139,10 +140,10 @@ def _first(message: _Message, began: float, ended: float) -> float:
 
 
 def _body(message: _Message, direction: int, began: float, ended: float) -> Iterator[Part]:
-    if message.events is not None:
+    data = _raw(message)
+    if message.events is not None and not data:
         yield from parts.reads(direction, _events(message, began, ended), whole=True)
         return
-    data = _raw(message)
     whole = message.complete and not message.body_truncated
     kept = [int(parts.number(one.get("kept", one.get("size")))) for one in message.chunks]
     if len(kept) == message.chunks_total and sum(kept) == len(data):

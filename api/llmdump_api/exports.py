@@ -19,7 +19,7 @@ from llmdump import log
 from llmdump.admin import count_swallowed
 from llmdump.data_dir import DataDir
 from llmdump_api.export import selection
-from llmdump_api.export.forms import FORMS, Form
+from llmdump_api.export.forms import FORMS, Form, batches
 from llmdump_api.export.parquet import NotInstalledError
 from llmdump_api.export.selection import Archive, Asked, ExportError, Selection
 from llmdump_api.export.zipped import ExportTooLargeError
@@ -28,22 +28,9 @@ from llmdump_api.index import IndexUnreadableError
 
 EXPORTS_MAX: Final = 2
 """At the same time: each may hold a frame of a sealed segment, 32 MiB, and an exchange's bodies."""
-BATCH_BYTES: Final = 256 * 1024
 FAILURES: Final = (ExportError, apsw.Error, OSError, ValueError)
 
 Answer = TypeVar("Answer")
-
-
-def batches(pieces: Iterator[bytes], size_bytes: int = BATCH_BYTES) -> Iterator[bytes]:
-    """The same bytes in pieces of at least this size, but for the last."""
-    batch = bytearray()
-    for piece in pieces:
-        batch += piece
-        if len(batch) >= size_bytes:
-            yield bytes(batch)
-            batch.clear()
-    if batch:
-        yield bytes(batch)
 
 
 class Exports:
