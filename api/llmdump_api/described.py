@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from llmdump_api import live_asked, media, query, sessions, sums
 from llmdump_api import params as given
+from llmdump_api.export.forms import FORMS
 from llmdump_api.params import Param
 
 Scope = Literal["", "read", "admin"]
@@ -27,10 +28,9 @@ NODELAY: Final = Param("nodelay", "no gaps at all", {"type": "string", "enum": [
 OWN: Final = Param("scope", "`own`: the metrics of this process only", {"type": "string", "enum": ["own", "all"]})
 
 _SWITCH: Final = {"type": "string", "enum": ["1", "true", "0", "false"]}
-FORMATS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "zip")
 EXPORT: Final = (
     *(param for param in query.PARAMS if param is not given.LIMIT),
-    Param("format", "what is made", {"type": "string", "enum": list(FORMATS), "default": "zip"}),
+    Param("format", "what is made", {"type": "string", "enum": list(FORMS), "default": "zip"}),
     Param("limit", "how many at most", {"type": "integer", "minimum": 1, "maximum": given.EXPORTED_MAX}),
     Param("turns", "`last`: only what no other continues", {"type": "string", "enum": ["all", "last"], "default": "all"}),
     Param("skip_missing", "leave out what has no file", _SWITCH),

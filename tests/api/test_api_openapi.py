@@ -13,7 +13,6 @@ from made import Instance, append, begin_segment, exchange, new_id, running
 
 from llmdump.data_dir import DataDir
 from llmdump_api import described, openapi, sums
-from llmdump_api.export.forms import FORMS
 from llmdump_api.params import BadParamError, Param
 from llmdump_indexer.follow import Follower
 from tests.api.test_api_security import Api
@@ -60,10 +59,6 @@ def test_every_schema_is_one_and_every_name_is_used_once() -> None:
         Draft202012Validator.check_schema(schema)
     names = [operation["operationId"] for _, _, operation in operations()]
     assert len(set(names)) == len(names) == len(described.ROUTES)
-
-
-def test_the_formats_of_an_export_are_those_that_there_are() -> None:
-    assert set(described.FORMATS) == set(FORMS)
 
 
 def test_every_parameter_that_is_described_is_taken_and_no_other(api: Api) -> None:
