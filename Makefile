@@ -25,7 +25,7 @@ TEST_LIBRARIES := libgomp1
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help run demo test chaos fuzz lint lock clean
+.PHONY: help run demo test test-all chaos fuzz lint lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ demo: $(VENV)/installed-run ## see a first capture: a simulated backend and a fe
 
 test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import contract
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-all: $(VENV)/installed-test tools ## the same, with what takes long and tells little more than its twins
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --long --ignore tests/chaos --ignore tests/simulation $(ARGS)
 
 chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for three quarters of an hour; ARGS="--seed=7 -k writer" for a part of it
 	@$(BIN)/python -m pytest tests/chaos tests/simulation --long $(ARGS)

@@ -19,18 +19,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(name, values, ids=lambda value: value if isinstance(value, str) else "-".join(value))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What has only a long form is not there in the short one."""
-    if not config.getoption("long"):
-        only_long = [item for item in items if item.get_closest_marker("only_long")]
-        config.hook.pytest_deselected(items=only_long)
-        items[:] = [item for item in items if item not in only_long]
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """The marks of this folder."""
+    """The mark of this folder."""
     config.addinivalue_line("markers", "long_or_short(name, long, short): a parameter's values with --long, and without")
-    config.addinivalue_line("markers", "only_long: only with --long")
 
 
 @pytest.fixture

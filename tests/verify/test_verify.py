@@ -74,7 +74,7 @@ def records(data: DataDir, name: str) -> list[Located]:
     return [item for item in found if isinstance(item, Located) and item.record.kind != "footer"]
 
 
-@pytest.fixture(scope="module", params=["plain", "sealed", "jsonl"])
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.only_long), "sealed", "jsonl"])
 def recorded(request: pytest.FixtureRequest, backend: str, tmp_path_factory: pytest.TempPathFactory) -> DataDir:
     """A data directory with several segments of one instance that has said goodbye. Not to be changed."""
     place = tmp_path_factory.mktemp(str(request.param))

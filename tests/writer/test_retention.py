@@ -85,7 +85,7 @@ def test_sealed_segments_go_before_plain_ones(tmp_path: Path) -> None:
         assert left(data) == [1]
 
 
-@pytest.mark.parametrize("capture_format", ["cbor", "both"])
+@pytest.mark.parametrize("capture_format", [pytest.param("cbor", marks=pytest.mark.only_long), "both"])
 def test_what_was_deleted_is_written_down_with_its_numbers(tmp_path: Path, capture_format: str) -> None:
     data = tmp_path / "data"
     settings = {"capture_format": capture_format, "capture_max_bytes": 6000, "capture_max_files": 2}
@@ -206,7 +206,7 @@ class Sampler(threading.Thread):
                 self.saw_sealing += any(name.endswith(".tmp") and size for name, size in before.values())
 
 
-@pytest.mark.parametrize("capture_format", ["cbor", "both"])
+@pytest.mark.parametrize("capture_format", [pytest.param("cbor", marks=pytest.mark.only_long), "both"])
 def test_the_total_cap_holds_at_every_moment_while_segments_are_sealed(tmp_path: Path, capture_format: str) -> None:
     cap, data = 6_000_000, tmp_path / "data"
     settings = {"capture_seal": "true", "capture_total_max_bytes": cap, "capture_max_bytes": 1_500_000, "fsync": "off"}

@@ -13,7 +13,7 @@ from llmdump import record, wire
 from llmdump.wire import Ack, Have, Hello, Resync, Retire
 from tests.writer.writer_rig import Proxy, Writer, chunk, files, numbers, stored, wait_for
 
-FORMATS = ("cbor", "jsonl", "both")
+FORMATS = (*(pytest.param(one, marks=pytest.mark.only_long) for one in ("cbor", "jsonl")), "both")
 
 
 def formats_of(capture_format: str) -> list[str]:

@@ -38,7 +38,7 @@ def errors(writer: Writer) -> dict[str, float]:
     return {key.split('"')[1]: value for key, value in writer.metrics().items() if key.startswith(prefix)}
 
 
-@pytest.mark.parametrize("capture_format", ["cbor", "both"])
+@pytest.mark.parametrize("capture_format", [pytest.param("cbor", marks=pytest.mark.only_long), "both"])
 def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_stored_twice(tmp_path: Path, capture_format: str) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o700)

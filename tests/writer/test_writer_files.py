@@ -74,7 +74,9 @@ def test_half_a_window_of_one_proxy_is_flushed_whatever_the_settings(tmp_path: P
 # --- rotation
 
 
-@pytest.mark.parametrize("capture_format", ["cbor", "jsonl", "both"])
+@pytest.mark.parametrize(
+    "capture_format", [*(pytest.param(one, marks=pytest.mark.only_long) for one in ("cbor", "jsonl")), "both"]
+)
 def test_a_file_is_closed_before_it_would_grow_beyond_its_limit(tmp_path: Path, capture_format: str) -> None:
     data, limit = tmp_path / "data", 6000
     with Writer(data, capture_format=capture_format, capture_max_bytes=limit) as writer, Proxy(writer.card().listen) as proxy:
