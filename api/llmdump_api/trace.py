@@ -119,10 +119,10 @@ class Side:
             return {"body": None}
         if (shown := _json(body, self._content_type)) is not None:
             return {"body": shown}
-        events = self._events.shown() if self._events else {}
+        events, packed = self._events.shown() if self._events else {}, {"body_b64": base64.b64encode(body).decode("ascii")}
         if events:
-            return {**events, **_text(body)}
-        return {**_text(body), "body_b64": base64.b64encode(body).decode("ascii"), **self._parse_error()}
+            return {**events, **(_text(body) or packed)}
+        return {**_text(body), **packed, **self._parse_error()}
 
     def _parse_error(self) -> dict[str, str]:
         if self._events:

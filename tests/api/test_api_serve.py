@@ -223,6 +223,12 @@ FORMS: list[tuple[bytes, str, str, dict[str, Any]]] = [
     (b"", "application/json", "", {"body": None}),
     (gzip.compress(b'{"z":1}', mtime=0), "application/json", "Content-Encoding: gzip\r\n", {"body": {"z": 1}}),
     (b"[" * 2000 + b"]" * 2000, "application/json", "", {"body_text": "[" * 2000 + "]" * 2000}),
+    (
+        b"data: \xff\n\n",
+        "text/event-stream",
+        "",
+        {"events": [{"event": "", "data": "\ufffd", "t_delta_ms": 4.0}], "body_b64": "ZGF0YTog/woK", "body_text": None},
+    ),
     (b"x", "a/b", "Content-Encoding: lzma\r\n", {"body_text": "x", "body_problem": "cannot decode content-encoding lzma"}),
 ]
 
