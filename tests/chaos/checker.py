@@ -37,7 +37,7 @@ def settle(pipe: Pipeline) -> dict[str, float]:
     before, since = (math.inf, 0), time.monotonic()
     while True:
         found = pipe.metrics()
-        waiting = sum(found[name] for name in WAITING)
+        waiting = sum(found.get(name, math.inf) for name in WAITING)  # a process that did not answer in time has no samples
         # An indexer that has just started tells no lag before its first look: so all must have ended in two looks.
         rows = pipe.rows() if not waiting else []
         now = waiting, sum(bool(row["end_reason"]) for row in rows)

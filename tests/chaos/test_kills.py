@@ -64,7 +64,7 @@ def kill(pipe: Pipeline, role: str, rng: random.Random) -> None:
     if moment == "starting":
         wait(rng.uniform(0, START_TAKES_S))
     else:
-        eventually(lambda: runs(pipe, role), 30, f"{role} runs")
+        eventually(lambda: runs(pipe, role), 120, f"{role} runs")
         wait(rng.uniform(0, RUNS_FOR_S))
     if moment == "writing":
         wait_for_write(pipe, role)

@@ -99,7 +99,7 @@ def kill_proxy(pipe: Pipeline, rng: random.Random, *, with_writer: bool) -> Kill
     pipe.kill("proxy")
     spilled = numbers_in_spill(pipe.data)
     pipe.start("proxy", wait=False)
-    eventually(lambda: runs(pipe, "proxy"), 30, "the next proxy serves")
+    eventually(lambda: runs(pipe, "proxy"), 120, "the next proxy serves")
     durable_at = max(when for when, count in made if count <= acknowledged)
     killed = Killed(card.instance, at, time.monotonic(), acknowledged, durable_at, spilled)
     if not with_writer:

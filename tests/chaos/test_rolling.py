@@ -19,13 +19,15 @@ from needs import needs_tool
 from llmdump_proxy.main import FINISH_WITHIN_S
 from tests.e2e import files
 from tests.e2e.load import Load, check_stored_once
-from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, Pipeline, eventually
+from tests.e2e.pipeline import BIN, Pipeline, eventually
 from tests.e2e.streams import PATH, Streams
 
 pytestmark = pytest.mark.xdist_group("chaos-rolling")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "proxy.md"
 COUNT_LONG: Final = 500
 COUNT_SHORT: Final = 50
+PATIENCE_S: Final = 90.0
+"""With a machine that is busy otherwise: four processes start and stop."""
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def count(is_long: bool) -> int:
     return COUNT_LONG if is_long else COUNT_SHORT
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_rolling_restart_of_all_four_as_the_page_says_breaks_no_stream_and_no_request(
     backend: str, tmp_path: Path, count: int, tell: Callable[..., None]
 ) -> None:
@@ -48,7 +50,7 @@ def test_rolling_restart_of_all_four_as_the_page_says_breaks_no_stream_and_no_re
                 assert (streams.broken, load.errors) == (0, [])
                 assert pipe.state(before) == "retiring"
                 streams.finish()
-                assert before.wait(20) == 0
+                assert before.wait(PATIENCE_S) == 0
                 load.end()
                 check_stored_once(pipe, load.done, others=count)
                 streams.check_all_is_stored(pipe)
@@ -70,14 +72,14 @@ def upgraded(pipe: Pipeline, load: Load) -> "Iterator[subprocess.Popen[bytes]]":
         shell = subprocess.Popen(script, cwd=pipe.place, env=pipe.environ, stdout=log, stderr=log)
     try:
         for role in ("writer", "indexer", "api"):
-            assert old[role].wait(20) == 0
-        eventually(lambda: pipe.state(old["proxy"]) == "retiring", 20, "a new proxy takes over")
+            assert old[role].wait(PATIENCE_S) == 0
+        eventually(lambda: pipe.state(old["proxy"]) == "retiring", PATIENCE_S, "a new proxy takes over")
         pipe.wait_until_ready()
         yield old["proxy"]
     finally:
         for card in pipe.living():
             os.kill(card.pid, signal.SIGTERM)
-        code = shell.wait(LEFT_WITHIN_S + 1)
+        code = shell.wait(PATIENCE_S)
     said = (pipe.place / "upgrade.log").read_text()
     assert (code, "Traceback" in said) == (0, False), said
 

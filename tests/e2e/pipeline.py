@@ -28,7 +28,7 @@ from llmdump import health, presence
 from llmdump.data_dir import DataDir
 
 BIN: Final = Path(sys.executable).parent
-READY_WITHIN_S: Final = 30.0
+READY_WITHIN_S: Final = 120.0
 LEFT_WITHIN_S: Final = 4.0
 SEEN_WITHIN_S: Final = 2.0
 """How soon after its end an exchange is in the list."""

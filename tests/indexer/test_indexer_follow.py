@@ -25,9 +25,9 @@ from llmdump.data_dir import DataDir
 from llmdump.durable import Mark
 from llmdump.presence import Presence
 from llmdump.seekable import compress_frame, seek_table
+from llmdump.tail import Tail
 from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Index
-from llmdump_indexer.tail import Tail
 
 TABLES = ("damage", "ledger", "ledger_gap", "ledger_instance")
 
