@@ -71,9 +71,8 @@ async def measure(given: argparse.Namespace) -> None:
           f"worst {max(lags) * 1000:.0f} ms, of {len(lags)} events")  # fmt: skip
     told = ((alone, "with no viewer"), (watched, "with one"), (busy, "while it is told"))
     print("CPU of the api, of a core: " + ", ".join(f"{part:.1%} {when}" for part, when in told))
-    print(
-        f"a sync of the segment took {sync_s * 1000:.0f} ms, {late:.1%} of them more than 50 ms; load average of the machine {os.getloadavg()[0]:.1f}"
-    )
+    print(f"a sync of the segment took {sync_s * 1000:.0f} ms, {late:.1%} of them more than 50 ms")
+    print(f"load average of the machine {os.getloadavg()[0]:.1f}")
     print("\n".join(wrong) or "every event was told")
 
 
