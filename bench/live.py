@@ -63,14 +63,16 @@ async def measure(given: argparse.Namespace) -> None:
             await asyncio.sleep(1.0)
             viewer.send(None)
             lags, wrong = lags_s(load, viewer.recv())
-            sync_s = live_load.mean_s(at.text("/metrics"), "llmdump_writer_fsync_seconds")
+            metrics, name = at.text("/metrics"), "llmdump_writer_fsync_seconds"
+            sync_s, late = live_load.mean_s(metrics, name), live_load.above(metrics, name, "0.05")
     rate = given.streams * 1000 / given.gap_ms
     print(f"{given.streams} streams of {given.events} events, one each {given.gap_ms:g} ms ({rate:,.0f} a second)")
     print(f"behind the wire: median {percentile(lags, 0.5) * 1000:.0f} ms, p99 {percentile(lags, 0.99) * 1000:.0f} ms, "
           f"worst {max(lags) * 1000:.0f} ms, of {len(lags)} events")  # fmt: skip
     told = ((alone, "with no viewer"), (watched, "with one"), (busy, "while it is told"))
     print("CPU of the api, of a core: " + ", ".join(f"{part:.1%} {when}" for part, when in told))
-    print(f"a sync of the segment took {sync_s * 1000:.0f} ms; load average of the machine {os.getloadavg()[0]:.1f}")
+    print(f"a sync of the segment took {sync_s * 1000:.0f} ms, {late:.1%} of them more than 50 ms")
+    print(f"load average of the machine {os.getloadavg()[0]:.1f}")
     print("\n".join(wrong) or "every event was told")
 
 

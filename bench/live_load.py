@@ -178,6 +178,16 @@ def mean_s(metrics: bytes, name: str) -> float:
     return values["sum"] / max(1.0, values["count"])
 
 
+def above(metrics: bytes, name: str, bound: str) -> float:
+    """The part of a histogram's observations that are above one of its bounds."""
+    text = metrics.decode()
+    below, count = (
+        sum(map(float, re.findall(rf"^{name}_{part} (\S+)$", text, re.M)))
+        for part in (rf'bucket{{.*le="{bound}".*}}', r"count\S*")
+    )  # fmt: skip
+    return 1 - below / max(1.0, count)
+
+
 def percentile(values: list[float], part: float) -> float:
     """Of values in any order."""
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]

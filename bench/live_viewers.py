@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import live_load
 from live_load import Load, Running, percentile
@@ -25,12 +25,13 @@ class Round(NamedTuple):
     p99: float
     median: float
     own_p99: float
+    own_each_us: float
     api_cpu: float
     proxy_cpu: float
 
 
-def own_worst_ms(at: Running, since_ms: int, count: int) -> list[float]:
-    """The proxy's own worst read of each exchange that began since then, once all have their rows."""
+def rows_since(at: Running, since_ms: int, count: int) -> list[dict[str, Any]]:
+    """The rows of all exchanges that began since then, once they are there."""
     deadline = time.monotonic() + 30
     while True:
         path, rows = f"/api/traces?limit=500&end_reason=complete&since={_rfc3339(since_ms)}", []
@@ -40,8 +41,14 @@ def own_worst_ms(at: Running, since_ms: int, count: int) -> list[float]:
             rows += page["traces"]
             cursor = page["next_cursor"]
         if len(rows) >= count or time.monotonic() > deadline:
-            return [row["own_worst_us"] / 1000 for row in rows]
+            return rows
         time.sleep(0.2)
+
+
+def viewers_of(at: Running) -> int:
+    """Who watches."""
+    lines = at.text("/metrics?scope=own").decode().splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("llmdump_live_viewers ")))
 
 
 def _rfc3339(ms: int) -> str:
@@ -54,14 +61,18 @@ async def one_round(at: Running, load: Load, streams: int, viewers: int, number:
         if viewers:
             stack.enter_context(live_load.viewers(at, viewers))
             await asyncio.sleep(1.0)
+        while viewers_of(at) != viewers:  # those of the round before may come back for a while
+            await asyncio.sleep(0.5)
         since, began = round(time.time() * 1000), time.monotonic()
         before = at.cpu_s("api"), at.cpu_s("proxy")
         await load.run(at.proxy, number)
         took = time.monotonic() - began
         cpu = (at.cpu_s("api") - before[0]) / took, (at.cpu_s("proxy") - before[1]) / took
-        own = own_worst_ms(at, since, streams)
+        rows = rows_since(at, since, streams)
+    worst_ms = percentile([row["own_worst_us"] / 1000 for row in rows], 0.99)
+    each_us = statistics.median(row["own_sum_us"] / max(1, row["resp_chunks"]) for row in rows)
     delays = [delay * 1000 for delay in load.delays_s]
-    return Round(percentile(delays, 0.99), percentile(delays, 0.5), percentile(own, 0.99), *cpu)
+    return Round(percentile(delays, 0.99), percentile(delays, 0.5), worst_ms, each_us, *cpu)
 
 
 async def measure(given: argparse.Namespace) -> None:
@@ -81,7 +92,8 @@ async def measure(given: argparse.Namespace) -> None:
         told = " ".join(f"{one.p99:.1f}" for one in found)
         middle = [statistics.median(values) for values in zip(*found, strict=True)]
         print(f"{viewers:>3} viewers: client p99 {middle[0]:.2f} ms, median {middle[1]:.2f} ms (p99 of each round: {told})")
-        print(f"    proxy's own p99 {middle[2]:.2f} ms; CPU of the api {middle[3]:.0%}, of the proxy {middle[4]:.0%}")
+        print(f"    proxy's own p99 {middle[2]:.2f} ms, of a read {middle[3]:.1f} us; "
+              f"CPU of the api {middle[4]:.0%}, of the proxy {middle[5]:.1%}")  # fmt: skip
     with_, without = (statistics.median(one.p99 for one in rounds[viewers]) for viewers in (given.viewers, 0))
     print(f"p99 with viewers is {with_ / without - 1:+.1%}; rounds of one kind differ by "
           f"{max(one.p99 for one in rounds[0]) / min(one.p99 for one in rounds[0]) - 1:.0%}")  # fmt: skip

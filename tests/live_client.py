@@ -58,20 +58,27 @@ class Watcher:
 
     def _read(self) -> None:
         fields: dict[str, str] = {}
+        rest = b""
         try:
-            for raw in self._answer:
-                line = raw.decode().rstrip("\n")
-                if line.startswith(":"):
-                    self.comments += 1
-                elif line:
-                    name, _, value = line.partition(": ")
-                    fields[name] = value
-                else:
-                    self._event(fields)
-                    fields = {}
+            while data := self._answer.read1(1 << 16):  # raises where the last chunk is missing, which iterating does not
+                *lines, rest = (rest + data).split(b"\n")
+                for raw in lines:
+                    fields = self._line(raw.decode(), fields)
             self.ended = True
         except (OSError, ValueError, http.client.HTTPException):
             return
+
+    def _line(self, line: str, fields: dict[str, str]) -> dict[str, str]:
+        """What there is of the next event, after another line."""
+        if line.startswith(":"):
+            self.comments += 1
+        elif not line:
+            self._event(fields)
+            return {}
+        else:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        return fields
 
     def _event(self, fields: Mapping[str, str]) -> None:
         if "event" in fields:

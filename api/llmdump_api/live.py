@@ -137,7 +137,7 @@ class Live:
 
     def drop(self, viewer: Viewer) -> None:
         """It will not come back."""
-        if self._viewers.pop(viewer.name, None):
+        if self._viewers.pop(viewer.name, None) and viewer.left_at is None:
             self._lost_events += viewer.lost_events
 
     async def batches(self, viewer: Viewer, own: int) -> AsyncGenerator[list[Told], None]:

@@ -64,6 +64,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(Served(service, data))
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """One that nobody has watched yet."""
+    data = DataDir(tmp_path_factory.mktemp("fresh")).create()
+    with running("api", data) as service:
+        yield Place(Served(service, data))
+
+
 def pings(count: int) -> list[At]:
     return [At(index, b"data: %d\n\n" % index) for index in range(count)]
 
@@ -114,6 +122,32 @@ def test_who_joins_in_the_middle_gets_all_from_the_first_byte(place: Place, inde
                 until(lambda one=one: one.ended)
                 assert one.body(id_) == b"".join(part.data for part in parts)
                 assert one.kinds(id_)[-2:] == ["end", "row"]
+
+
+def test_the_first_viewer_gets_what_is_open_since_long_from_its_first_byte(fresh: Place) -> None:
+    over, open_ = fresh.new(), fresh.new()
+    records = list(stream(fresh.instance, open_, pings(20)))
+    fresh.write(*records[:8], *stream(Instance("cd" * 8), over, pings(2)))
+    fresh.rotate()
+    fresh.write(*records[8:12])
+    fresh.index()
+    with fresh.watch(filter="client=null") as viewer:
+        viewer.until("chunk", 9)
+        fresh.write(*records[12:])
+        viewer.until("end")
+        assert {one.data["id"] for one in viewer.said} == {open_}
+        assert viewer.body(open_) == b"".join(part.data for part in pings(20))
+
+
+def test_an_exchange_whose_proxy_died_ends_as_lost_with_its_row(fresh: Place) -> None:
+    id_ = fresh.new()
+    with fresh.watch() as viewer:
+        fresh.write(*list(stream(fresh.instance, id_, pings(3)))[:5])
+        viewer.until("chunk", 2, id_)
+        Follower(fresh.api.data, lost_after_s=0.0).catch_up()
+        viewer.until("row", exchange=id_)
+        assert viewer.kinds(id_)[-2:] == ["end", "row"]
+        assert viewer.said[-1].data["end_reason"] == "lost"
 
 
 def test_an_exchange_that_is_over_is_told_to_its_end(place: Place) -> None:
@@ -265,18 +299,14 @@ def test_viewers_are_limited_and_one_that_leaves_makes_room(place: Place) -> Non
         until(more)
 
 
-def test_a_signal_ends_all_streams_cleanly_and_in_time(tmp_path: Path) -> None:
-    data = DataDir(tmp_path / "data").create()
-    with running("api", data) as service:
-        api = Served(service, data)
-        own = Place(api)
-        with own.watch() as reading, own.watch(reads=False, receive_bytes=8192):
-            id_ = own.new()
-            own.write(*stream(own.instance, id_, [At(index, b"x" * 100_000) for index in range(100)]))
-            reading.until("end")
-            assert service.stop(4.0) == 0
-            until(lambda: reading.ended)
-        assert "Traceback" not in service.errors()
+def test_a_signal_ends_all_streams_cleanly_and_in_time(fresh: Place) -> None:
+    id_, service = fresh.new(), fresh.api.service
+    with fresh.watch() as reading, fresh.watch(reads=False, receive_bytes=8192):
+        fresh.write(*stream(fresh.instance, id_, [At(index, b"x" * 100_000) for index in range(100)]))
+        reading.until("end", exchange=id_)
+        assert service.stop(4.0) == 0
+        until(lambda: reading.ended)
+    assert "Traceback" not in service.errors()
 
 
 # --- who may not
