@@ -104,13 +104,13 @@ def _unacknowledged_bytes(sock: socket.socket) -> int:
 
 
 class _Parsing:
-    """llhttp's callbacks, gathering requests."""
+    """llhttp's callbacks, gathering requests. (They cannot raise: llhttp would make another error of it.)"""
 
     def __init__(self) -> None:
         self.done: collections.deque[Asked] = collections.deque()
         self.wants_continue = False
         self.in_request = False
-        self.head_bytes = 0
+        self._head_too_long = False
         self._parser = httptools.HttpRequestParser(self)
         self._clear()
 
@@ -131,7 +131,7 @@ class _Parsing:
             at = err.args[0]
             if self.done and self.done[-1].upgrades:
                 self.done[-1] = self.done[-1]._replace(rest=data[at:])
-        if self.in_request and self._in_head and self.head_bytes > HEAD_BYTES_MAX:
+        if self._head_too_long or (self.in_request and self._in_head and self.head_bytes > HEAD_BYTES_MAX):
             raise _RefusedError(431, "Request Header Fields Too Large")
         if self._body_bytes > BODY_BYTES_MAX:
             raise _RefusedError(413, "Content Too Large")
@@ -148,6 +148,8 @@ class _Parsing:
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
+        self._head_too_long = self._head_too_long or size > HEAD_BYTES_MAX
         self.wants_continue = any(name.lower() == "expect" and value.lower() == "100-continue" for name, value in self._fields)
 
     def on_body(self, body: bytes) -> None:

@@ -272,6 +272,7 @@ def main(places: tuple[Path, ...], flags: tuple[str, ...], config: str | None, *
     settings = process.load_or_exit({"config": config, **dict(flag.split("=", 1) for flag in flags)}).settings
     log.configure(settings.log_level)
     rules = rules_of(settings, **options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(process.EXIT_FAILED))  # before it serves; a temporary archive goes then
     try:
         with opened(places or (Path(settings.data_dir),)) as data:
             uvloop.run(run(data, options["listen"], rules))

@@ -66,9 +66,15 @@ def exchanges(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory, exchanges: list[dict[str, Any]]) -> DataDir:
+def played(request: pytest.FixtureRequest, exchanges: list[dict[str, Any]]) -> list[replay.Played]:
+    """What is recorded of the corpus: with --long all of it."""
+    recorded = EXCHANGES if request.config.getoption("--long") else exchanges
+    return [of_recording(number, each) for number, each in enumerate(recorded)]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, played: list[replay.Played]) -> DataDir:
     """A data directory with everything recorded and no process; it has an index."""
-    played = [of_recording(number, each) for number, each in enumerate(exchanges)]
     place = tmp_path_factory.mktemp("recorded")
     with raw_backend.serving() as raw, replay.Backend(played).serving() as backend, socket_backend.serving() as sockets:
         routes = f"/raw/*={raw};/sock/*={sockets};/={backend.url}"
@@ -81,7 +87,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, exchanges: list[dict[str, 
                 post(pipe.proxy, "/raw" + path, *asking(path))
         for path, said in SESSIONS:
             TALKS.append(talk(pipe.proxy + path, said, server_first="realtime" in path))
-        replay.play(pipe.proxy, played)
+        replay.play(pipe.proxy, played, connections=1)
         pipe.close()
     rebuild = [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", str(pipe.data.root)]
     subprocess.run(rebuild, check=True, capture_output=True)
@@ -245,9 +251,42 @@ def test_a_name_that_is_not_ours_is_turned_away(served: Serving) -> None:
 
 
 def _as_host(url: str, host: str) -> bytes:
+    return _raw(url, f"GET /nothing HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+
+
+def _raw(url: str, *parts: bytes) -> bytes:
+    """All that comes for these bytes; what follows the first part is sent when something has come."""
     with socket.create_connection(url.removeprefix("http://").split(":"), timeout=LEFT_WITHIN_S) as sock:
-        sock.sendall(f"GET /nothing HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        return sock.makefile("rb").read()
+        sock.sendall(parts[0])
+        got = b""
+        for part in parts[1:]:
+            got += sock.recv(65536)
+            sock.sendall(part)
+        while data := sock.recv(65536):
+            got += data
+        return got
+
+
+POST: Final = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+
+
+def test_requests_sent_ahead_are_answered_in_order(served: Serving) -> None:
+    got = _raw(served.url, POST + b"\r\n{}" + POST + b"Connection: close\r\n\r\n{}")
+    assert got == sent("/nothing") + with_close(sent("/nothing"))
+
+
+def test_a_client_that_waits_to_be_told_is_told_to_go_on(served: Serving) -> None:
+    got = _raw(served.url, POST + b"Expect: 100-continue\r\nConnection: close\r\n\r\n", b"{}")
+    assert got == b"HTTP/1.1 100 Continue\r\n\r\n" + with_close(sent("/nothing"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [(b"no request\r\n\r\n", b"400"), (POST + b"X-Long: " + b"x" * 300_000 + b"\r\n\r\n", b"431")],
+    ids=["malformed", "a head too large"],
+)
+def test_what_is_no_request_is_refused(served: Serving, request_: bytes, status: bytes) -> None:
+    assert _raw(served.url, request_).split(b" ")[1] == status
 
 
 def test_others_are_let_in_only_where_that_is_said(archive: DataDir) -> None:
@@ -295,6 +334,17 @@ def test_official_sdks_complete_the_recorded_conversations(served: Serving, exch
     wrong = [f"{each['id']}: {problem}" for each in exchanges if (problem := _problem(served.url, each))]
     assert not wrong, "\n".join(wrong)
     assert len(exchanges) >= OF_EACH_KIND * 5
+
+
+@RECORDED
+def test_every_recording_is_given_byte_for_byte(
+    archive: DataDir, played: list[replay.Played], request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("with --long: all recordings once more")
+    with Serving(archive.root, "--nodelay", "--match", "exact", "--after-last", "404") as serving:
+        replay.play(serving.url, played, connections=1)
+    assert f"{len(played)} requests: {len(played)} exact" in serving.said
 
 
 def _problem(url: str, exchange: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def up(place: Path) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
         process.communicate()
 
 
-def test_ctrl_c_stops_all_and_the_urls_are_those_that_answer(tmp_path: Path) -> None:
+def test_when_one_dies_the_others_leave_and_its_code_is_told(tmp_path: Path) -> None:
     with up(tmp_path) as (process, said):
         data = DataDir(tmp_path / "data")
         assert sorted(card.role for card in presence.living(data.run)) == ["api", "indexer", "proxy", "writer"]
@@ -55,17 +55,17 @@ def test_ctrl_c_stops_all_and_the_urls_are_those_that_answer(tmp_path: Path) -> 
         again = subprocess.run([BIN / "llmdump", "up"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert again.returncode == 1
         assert "already live" in again.stderr
-        process.send_signal(signal.SIGINT)
-        assert process.wait(LEFT_WITHIN_S) == 0
-        assert not presence.living(data.run)
-
-
-@pytest.mark.parametrize("role", ["writer"])
-def test_when_one_dies_the_others_leave_and_its_code_is_told(tmp_path: Path, role: str) -> None:
-    with up(tmp_path) as (process, _):
-        data = DataDir(tmp_path / "data")
-        (card,) = presence.living(data.run, role)
+        (card,) = presence.living(data.run, "writer")
         os.kill(card.pid, signal.SIGKILL)
         assert process.wait(LEFT_WITHIN_S) == 128 + signal.SIGKILL
         assert not presence.living(data.run)
-        assert f"{role} has left with exit code 137" in (tmp_path / "log").read_text()
+        assert "writer has left with exit code 137" in (tmp_path / "log").read_text()
+
+
+def test_ctrl_c_stops_all(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("with --long: all four processes once more")
+    with up(tmp_path) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LEFT_WITHIN_S) == 0
+        assert not presence.living(DataDir(tmp_path / "data").run)
