@@ -142,7 +142,7 @@ FILES: dict[str, Callable[[], list[bytes]]] = {
     "asking": lambda: [item(0, 0.0, CP, ask()), item(1, 11.0, CP, ask())],
     "asking again": lambda: [item(0, 0.0, CP, ask(), **ONE), item(1, 11.0, CP, ask(), **ONE)],
     "client only": lambda: exchange((0.2, PC, sse(error={"message": "no backend left"}), {"ci": 1})),
-    "status line": lambda: exchange((0.2, BP, answer(503, {"error": {"message": "boom"}}), {"be": "openai"})),
+    "status line": lambda: exchange((0.2, BP, answer(503, {"why": "full"}), {"be": "openai"})),
     "retry2": retried,
     "outoforder": disordered,
     "quota": quota,
