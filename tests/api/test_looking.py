@@ -243,7 +243,8 @@ def test_records_that_were_deleted_are_told(tmp_path: Path) -> None:
     Follower(root).catch_up()
     path.unlink()
     done = look("show", tmp_path, id="-1")
-    assert done.code == 1 and "not there any more" in done.err
+    assert done.code == 1 and "were deleted" in done.err
+    assert done.out.startswith(new_id(1)), "what the index has of it"
 
 
 LETTERS = {

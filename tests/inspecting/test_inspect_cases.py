@@ -357,6 +357,11 @@ def test_31_no_session_is_one_session(tmp_path: Path) -> None:
     assert "11.0s" in call(path, "--detect-issues").out
 
 
+@pytest.mark.parametrize("name", ["asking", "asking again"])
+def test_31_a_client_that_waits_for_its_answer_does_not_think(tmp_path: Path, name: str) -> None:
+    assert ("slow_response", "warning", 1) in issues(edge(tmp_path, name))
+
+
 def test_32_a_retry_is_no_missing_response(tmp_path: Path) -> None:
     path = edge(tmp_path, "retry2")
     assert issues(path) == []
@@ -377,6 +382,16 @@ def test_35_a_plain_500_is_an_error(tmp_path: Path) -> None:
     path = edge(tmp_path, "http500")
     assert issues(path) == [("backend_error", "error", 2)]
     assert "HTTP 500 (boom)" in call(path, "--detect-issues").out
+
+
+def test_35_a_status_may_stand_in_the_bytes_alone(tmp_path: Path) -> None:
+    assert issues(edge(tmp_path, "status line")) == [("backend_error", "error", 2)]
+
+
+def test_35_an_error_that_no_backend_sent(tmp_path: Path) -> None:
+    path = edge(tmp_path, "client only")
+    assert ("client_visible_error", "warning", 2) in issues(path)
+    assert "The client got an error: no backend left" in call(path, "--detect-issues").out
 
 
 @pytest.mark.parametrize("name", ["contentnull", "choicesnull", "ssearray", "errstr", "errnulltype", "reqarray"])

@@ -56,22 +56,25 @@ def show(at: Place, given_: dict[str, Any]) -> Iterator[str]:
 def _told(at: Place, row: dict[str, Any], given_: dict[str, Any]) -> Iterator[str]:
     started = first(at.db, "SELECT started_us FROM trace WHERE id = ?", (row["id"],))
     assert started is not None
+    paint, width = terminal.painter(), terminal.width()
+    if not given_["json"]:
+        yield from showing.facts(row, paint)
+        yield ""
     told = from_records.read(place.records(at, row["id"]), started[0], ended=row["end_reason"] == "complete")
     if given_["json"]:
-        began_ms = started[0] / 1000
-        built = trace.build(row, int(began_ms), place.records(at, row["id"]), [])
-        reading = {**told.reading.reading, "reasoning_text": told.reading.reasoning_text}
-        yield orjson.dumps({"row": row, "trace": built, "reading": reading, "normalised": told.reading.normalised}).decode()
-        return
-    paint, width = terminal.painter(), terminal.width()
-    yield from showing.facts(row, paint)
-    yield ""
-    if given_["timing"]:
+        yield _as_json(at, row, told, started[0])
+    elif given_["timing"]:
         yield from showing.waterfall(showing.moments(place.records(at, row["id"])), width, paint)
     elif given_["tools"]:
         yield from showing.tools(told, paint, whole=given_["full"])
     else:
         yield from _conversation(at, row, told, given_, paint)
+
+
+def _as_json(at: Place, row: dict[str, Any], told: Told, started_us: int) -> str:
+    built = trace.build(row, started_us // 1000, place.records(at, row["id"]), [])
+    reading = {**told.reading.reading, "reasoning_text": told.reading.reasoning_text}
+    return orjson.dumps({"row": row, "trace": built, "reading": reading, "normalised": told.reading.normalised}).decode()
 
 
 def _conversation(at: Place, row: dict[str, Any], told: Told, given_: dict[str, Any], paint: showing.Paint) -> Iterator[str]:
@@ -204,8 +207,6 @@ def main(verb: str, asked_: str) -> None:
                 click.echo(line)
     except BadParamError as err:
         process.fail(f"{err.param}: {err.more.get('pointed') or err}", process.EXIT_SETTINGS)
-    except FileNotFoundError as err:
-        process.fail(f"its records are not there any more: {err}")
     except (AmbiguousError, ArchiveError, apsw.Error, OSError, ValueError) as err:
         process.fail(str(err))
 

@@ -59,4 +59,7 @@ def records(place: Place, exchange: str) -> Iterator[Record]:
         with contextlib.suppress(FileNotFoundError):
             yield from (item.record for item in positions.read(place.data.segments, pieces))
             return
-    yield from pins.read(place.data, exchange)
+    try:
+        yield from pins.read(place.data, exchange)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the segment files that held {exchange} were deleted; only its row is left") from None

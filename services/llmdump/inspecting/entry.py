@@ -38,6 +38,7 @@ EXPANDED: Final = {
 }  # fmt: skip
 _ABOUT_ITSELF: Final = frozenset({"hello", "gap", "bye", "footer"})
 _HEAD_KINDS: Final = frozenset({"head", "forward", "interim", "answer"})
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 _ESCAPED: Final = re.compile(r"[^\x20-\x7e]")
 
 
@@ -112,7 +113,8 @@ class Entry:
             value = self.meta.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 999:
                 return value
-        return None
+        line = _STATUS_LINE.match(self.data)
+        return int(line[1]) if line else None
 
 
 def of_record(record: Record, seq: int, file: str) -> Entry:

@@ -75,12 +75,12 @@ def of_entry(paired: Paired) -> Iterator[Issue]:
         yield Issue("damage", "warning", entry.flag, entry.mark, entry.rid)
     if exchange is None:
         return
-    if paired.gap_s > STALL_S and entry.direction != CLIENT_TO_PROXY:
+    if paired.gap_s > STALL_S:
         yield from _slow(paired, exchange)
     if entry.direction == BACKEND_TO_PROXY and attempt is not None:
         yield from _of_answer(entry, exchange, attempt, paired.events)
     elif entry.direction == PROXY_TO_CLIENT and entry.kind != "end":
-        yield from _of_client(entry, exchange)
+        yield from _of_client(entry, exchange, paired.events)
     elif entry.data and entry.direction in (PROXY_TO_BACKEND, CLIENT_TO_PROXY) and entry.kind != "chunk":
         names = credentials(entry.data)
         if names:
@@ -174,9 +174,15 @@ def failures_of(events: list[Event]) -> Iterator[Failure]:
             yield failure
 
 
-def _of_client(entry: Entry, exchange: Exchange) -> Iterator[Issue]:
+def _of_client(entry: Entry, exchange: Exchange, events: list[Event]) -> Iterator[Issue]:
     status = entry.status
-    if status is None or status < 400 or any(issue.kind == "client_visible_error" for issue in exchange.found):
+    if any(issue.kind == "client_visible_error" for issue in exchange.found):
+        return
+    if status is None or status < 400:
+        failure = next(failures_of(events), None)
+        if failure is not None and not any(attempt.failed for attempt in exchange.attempts):
+            told = f"The client got an error: {failure.message or failure.type or 'without a word'}"
+            yield Issue("client_visible_error", "warning", told, entry.mark, exchange.id)
         return
     by = "from the proxy itself" if entry.kind == "answer" else ""
     yield Issue("client_visible_error", "warning", f"The client got HTTP {status} {by}".rstrip(), entry.mark, exchange.id)

@@ -130,6 +130,9 @@ class Exchange:
         """Our own proxy recorded it."""
         self.first = self.last = entry.mark
         self.backend_first = entry.backend
+        self.last_direction = entry.direction
+        self.follows: Exchange | None = None
+        """The request before it in its session, where nothing else tells requests apart; until its first entry is taken."""
         self.number = 0
         """The n-th request of all; 0 while there was none."""
         self.asked: Mark | None = None
@@ -179,7 +182,7 @@ class Paired(NamedTuple):
     attempt: Attempt | None
     events: list[Event]
     gap_s: float
-    """Since the entry before it in its exchange."""
+    """Since the entry before it in its exchange; 0 for what a client takes to think: it has been answered, and asks."""
     backend: str
     """The entry's own word for it, else that of its attempt."""
 
@@ -219,7 +222,8 @@ class _Pairing:
         if entry.direction == ITSELF:
             return Paired(entry, None, None, [], 0.0, "")
         exchange = self._exchange(entry)
-        gap_s = round(entry.ts - exchange.last.ts, 6) if exchange.entries else 0.0
+        gap_s = self._gap_s(entry, exchange)
+        exchange.last_direction = entry.direction
         exchange.entries += 1
         attempt, events = self._place(entry, exchange)
         exchange.last = entry.mark
@@ -233,12 +237,22 @@ class _Pairing:
             self._over.append(self._open.pop(exchange.id))
         return Paired(entry, exchange, attempt, events, gap_s, backend)
 
+    def _gap_s(self, entry: Entry, exchange: Exchange) -> float:
+        before = exchange if exchange.entries else exchange.follows
+        exchange.follows = None
+        is_waiting = before is not None and before.last_direction in (CLIENT_TO_PROXY, PROXY_TO_BACKEND)
+        if before is None or (entry.direction == CLIENT_TO_PROXY and (entry.kind or not is_waiting)):
+            return 0.0
+        return round(entry.ts - before.last.ts, 6)
+
     def _exchange(self, entry: Entry) -> Exchange:
+        before: Exchange | None = None
         key = entry.rid
         if not key:
             session = entry.session
             key = self._current.get(session, "")
-            if not key or key not in self._open or (entry.direction == CLIENT_TO_PROXY and not _is_message(entry)):
+            before = self._open.get(key)
+            if before is None or (entry.direction == CLIENT_TO_PROXY and not _is_message(entry)):
                 self._made += 1
                 key = f"#{self._made}"
             self._current[session] = key
@@ -253,6 +267,7 @@ class _Pairing:
         if found is None:
             self._begun += 1
             found = self._open[key] = Exchange(key, self._begun, entry, self._bytes_max)
+            found.follows = before
             if entry.kind and entry.kind != "end":
                 self._session(found, entry)
         elif not entry.kind:

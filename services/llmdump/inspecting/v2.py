@@ -21,6 +21,8 @@ from llmdump.segment import V2_MAGIC, V2_VERSION
 
 DATA_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one inflated payload."""
+CANDIDATES_MAX: Final = 256
+"""Places behind a cut that are looked at for an entry: each costs a copy of the window."""
 # A map with a `ts` first, as any order of keys that is used has it; or a header.
 _BEGIN: Final = re.compile(rb"[\xa3-\xaf\xb8\xbf].?\x62ts[\xc1\xf9\xfa\xfb\x1a\x1b]|[\xa2-\xaf\xbf]\x65magic", re.DOTALL)
 
@@ -130,7 +132,9 @@ def _after_eof(content: bytes, at: int, last_seq: int) -> int:
     Only one with a later number: a body may hold a capture file.
     """
     begin = _next(content, at + 1)
-    while begin < len(content):
+    for _ in range(CANDIDATES_MAX):
+        if begin >= len(content):
+            break
         try:
             item = cbor2.CBORDecoder(io.BytesIO(content[begin:])).decode()
             found = _entry(item, 0, "")
