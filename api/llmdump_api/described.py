@@ -27,7 +27,7 @@ OWN: Final = Param("scope", "`own`: the metrics of this process only", {"type": 
 
 COMPARED: Final = tuple(Param(name, "an exchange's id, wanted", given.UUID_SCHEMA) for name in ("a", "b"))
 _SWITCH: Final = {"type": "string", "enum": ["1", "true", "0", "false"]}
-FORMATS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "zip")
+FORMATS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "otlp", "zip")
 EXPORT: Final = (
     *(param for param in query.PARAMS if param is not given.LIMIT),
     Param("format", "what is made", {"type": "string", "enum": list(FORMATS), "default": "zip"}),

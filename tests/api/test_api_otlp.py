@@ -87,6 +87,7 @@ def facts(span: dict[str, Any]) -> dict[str, Any]:
         [(kind, one)] = told.items()
         if kind == "arrayValue":
             return [value(item) for item in one["values"]]
+        assert isinstance(one, str) or kind not in {"intValue", "stringValue"}
         return int(one) if kind == "intValue" else one
 
     return {one["key"]: value(one["value"]) for one in span["attributes"]}
