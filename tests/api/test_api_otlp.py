@@ -1,7 +1,6 @@
 """Spans for a collector, sent to a real one over HTTP: once, and as exchanges end, whatever happens to either."""
 
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -12,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from made import append, until
 
+from llmdump.commands import export
 from llmdump.data_dir import DataDir
+from llmdump_api.export import otlp, selection
+from llmdump_api.export.forms import FORMS
+from llmdump_api.export.otlp import Collector
+from llmdump_api.export.selection import Archive, ExportError, Selection
 from llmdump_indexer.follow import Follower
 from tests.api.exported import ANSWER, CHAT, CLAUDE, Made, compact, every_sort
 from tests.api.test_api_export import BIN, exported, llmdump
@@ -87,6 +92,7 @@ def facts(span: dict[str, Any]) -> dict[str, Any]:
         [(kind, one)] = told.items()
         if kind == "arrayValue":
             return [value(item) for item in one["values"]]
+        assert isinstance(one, str) or kind not in {"intValue", "stringValue"}
         return int(one) if kind == "intValue" else one
 
     return {one["key"]: value(one["value"]) for one in span["attributes"]}
@@ -148,27 +154,34 @@ def test_turns_of_a_session_are_one_trace(data: DataDir) -> None:
     assert (second["parentSpanId"], "parentSpanId" in begin) == (begin["spanId"], False)
 
 
+def sent(data: DataDir, server: Collected, headers: str = "") -> tuple[Collector, list[str], Selection]:
+    """Send everything; what was said meanwhile."""
+    archive, said = Archive(data), list[str]()
+    collector = Collector(url(server), headers, otlp.TRIES_MAX, said.append)
+    chosen = Selection([archive], selection.parse({"format": "otlp"}, FORMS, "otlp", 0))
+    try:
+        list(otlp.send(chosen, collector))
+    finally:
+        archive.close()
+    return collector, said, chosen
+
+
 def test_what_the_collector_cannot_take_now_is_sent_again(data: DataDir) -> None:
     every_sort().store(data)
     with collecting(503) as server:
         server.answer = {"partialSuccess": {"rejectedSpans": "2", "errorMessage": "no"}}
-        os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = "x-tenant=a%20b,authorization=Bearer t"
-        try:
-            done = llmdump("export", "--format", "otlp", "--to", url(server), "--json", data.root)
-        finally:
-            del os.environ["OTEL_EXPORTER_OTLP_HEADERS"]
-    told = json.loads(done.stdout)
-    assert (told["exchanges"], told["rejected"], len(server.spans)) == (12, 2, 12)
+        collector, said, chosen = sent(data, server, "x-tenant=a%20b,authorization=Bearer t")
+    assert (chosen.told.exchanges, collector.rejected, len(server.spans)) == (12, 2, 12)
     [(path, headers, _)] = server.asked
     assert (path, headers["Content-Type"], headers["X-Tenant"]) == ("/v1/traces", "application/json", "a b")
-    assert b"503 Service Unavailable; again in 1 s" in done.stderr
+    assert said[0].endswith("503 Service Unavailable; again in 1 s")
 
 
 def test_what_no_retry_will_help_ends_it(data: DataDir) -> None:
     every_sort().store(data)
-    with collecting(401) as server:
-        done = llmdump("export", "--format", "otlp", "--to", url(server), data.root, ok=False)
-        assert (done.returncode, b"answered 401" in done.stderr, server.spans) == (1, True, [])
+    with collecting(401) as server, pytest.raises(ExportError, match="answered 401"):
+        sent(data, server)
+    assert server.spans == []
 
 
 @contextmanager
@@ -192,16 +205,16 @@ def test_followed_exchanges_are_sent_when_they_end_and_once(data: DataDir) -> No
     late = made.instance.record(made.ids[1], 1, "end", b"", **over)
     made.store(data)
 
-    def sent() -> list[str]:
+    def got() -> list[str]:
         return [facts(span)["llmdump.exchange.id"] for span in server.spans]
 
     with collecting() as server:
         port, place = server.server_port, data.root / "place.json"
         with following(data, url(server), "--cursor-file", str(place)) as process:
-            until(lambda: sent() == [made.ids[0], made.ids[2]] and place.exists())
+            until(lambda: got() == [made.ids[0], made.ids[2]] and place.exists())
             append(data.segments / "w0-00000001.cbor", late)
             Follower(data).catch_up()
-            until(lambda: sent() == [made.ids[0], made.ids[2], made.ids[1]])
+            until(lambda: got() == [made.ids[0], made.ids[2], made.ids[1]])
             until(lambda: not json.loads(place.read_text())["open"])
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
@@ -212,7 +225,7 @@ def test_followed_exchanges_are_sent_when_they_end_and_once(data: DataDir) -> No
         assert process.stderr is not None
         assert "no answer" in process.stderr.readline()
         with collecting(port=port) as server:
-            until(lambda: sent() == fourth.ids)
+            until(lambda: got() == fourth.ids)
 
 
 def test_an_index_made_anew_is_gone_on_with(data: DataDir) -> None:
@@ -232,6 +245,16 @@ def test_an_index_made_anew_is_gone_on_with(data: DataDir) -> None:
         assert process.poll() is None
 
 
+def test_the_command_sends_and_tells(data: DataDir) -> None:
+    every_sort().store(data)
+    with collecting() as server:
+        done = llmdump("export", "--format", "otlp", "--to", url(server), "--json", data.root)
+    told = json.loads(done.stdout)
+    assert (told["exchanges"], told["rejected"], len(server.spans)) == (12, 0, 12)
+
+
 def test_options_that_do_not_fit_are_refused(data: DataDir) -> None:
-    for wrong in (["--follow"], ["--to", "http://x"], ["--format", "otlp", "--to", "ftp://x"]):
-        assert llmdump("export", *wrong, data.root, ok=False).returncode in {1, 2}
+    for wrong in (["--follow"], ["--to", "http://x"]):
+        assert CliRunner().invoke(export.command, [*wrong, str(data.root)]).exit_code == 2
+    with pytest.raises(ExportError, match="no http URL"):
+        Collector("ftp://x", "", 1, print)

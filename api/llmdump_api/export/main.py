@@ -61,7 +61,11 @@ class _Progress:
 @click.argument("asked", nargs=1)
 def main(asked: str) -> None:
     """`asked`: a JSON object of roots, params, output, json, to, follow and cursor_file."""
-    given = json.loads(asked)
+    run(json.loads(asked))
+
+
+def run(given: dict[str, Any]) -> None:
+    """Export, and tell of it. Ends the process where it cannot be done."""
     try:
         checked = selection.parse(given["params"], FORMS, "jsonl", round(time.time() * 1000))
     except BadParamError as err:

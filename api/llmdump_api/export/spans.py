@@ -10,12 +10,12 @@ from those of the exchanges, so what is sent twice is the same span. What was sa
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
 
+from llmdump.version import __version__
 from llmdump_api import query
 from llmdump_api.export.selection import Selection
 
@@ -63,7 +63,7 @@ def batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
 
 def request(rows: Iterable[tuple[Any, ...]]) -> bytes:
     """One ExportTraceServiceRequest, of rows (`query.COLUMNS`)."""
-    scope = {"name": "llmdump", "version": version("llmdump")}
+    scope = {"name": "llmdump", "version": __version__}
     spans = [_span(query.row_object(row), row[_TS_START]) for row in rows]
     resource = {"attributes": list(_attributes({"service.name": "llmdump"}))}
     return orjson.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": spans}]}]})

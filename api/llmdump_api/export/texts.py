@@ -10,13 +10,13 @@ What ends without its last line is not all of it.
 
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 
 import orjson
 
 from llmdump import footer
 from llmdump.lines import Converter
 from llmdump.record import NO_EXCHANGE, PROXY_TO_CLIENT, Record
+from llmdump.version import __version__
 from llmdump_api import har, trace
 from llmdump_api.export.selection import Exchange, Selection
 
@@ -53,7 +53,7 @@ def wire(selection: Selection) -> Iterator[bytes]:
 
 def har_log(selection: Selection) -> Iterator[bytes]:
     """A log of the form `har`. Raises what reading the selection raises."""
-    yield b'{"log":{"version":"1.2","creator":%b,"entries":[' % orjson.dumps(har.creator(version("llmdump")))
+    yield b'{"log":{"version":"1.2","creator":%b,"entries":[' % orjson.dumps(har.creator(__version__))
     between = b"\n"
     for exchange in selection.newest_first():
         yield between + orjson.dumps(har.entry(exchange.row, exchange.records()))

@@ -47,6 +47,12 @@ def command(data: tuple[str, ...], config: str | None, data_dir: str | None, **g
 
     Needs the index of each, and no running process. A FILE is there when it is whole. Exit code 1 if it is not.
     """
+    words = json.dumps(wanted(data, config, data_dir, **given))
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.export.main", words])
+
+
+def wanted(data: tuple[str, ...], config: str | None, data_dir: str | None, **given: Any) -> dict[str, Any]:
+    """What the api's part is told, of the command's options. Ends the process where they do not fit together."""
     if (given["to"] and given["form"] != "otlp") or (given["follow"] and not given["to"]):
         process.fail("--to is for --format otlp, and --follow for --to", process.EXIT_SETTINGS)
     switches = {"all": "1", "bytes_all": "1", "skip_missing": str(given["skip_missing"]).lower()}
@@ -56,8 +62,7 @@ def command(data: tuple[str, ...], config: str | None, data_dir: str | None, **g
     settings = process.load_or_exit({"config": config, "data_dir": data_dir}).settings
     roots = [str(Path(one).absolute()) for one in data or (settings.data_dir,)]
     rest = {name: given[name] for name in ("output", "json", "to", "follow", "cursor_file")}
-    words = json.dumps({"roots": roots, "params": asked, **rest})
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.export.main", words])
+    return {"roots": roots, "params": asked, **rest}
 
 
 def _pairs(params: tuple[str, ...]) -> dict[str, str]:

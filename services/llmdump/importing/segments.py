@@ -20,7 +20,6 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -34,6 +33,7 @@ from llmdump.positions import Piece, Runs
 from llmdump.record import CLIENT_TO_PROXY, NO_EXCHANGE, Identity, Record
 from llmdump.retention import Notes
 from llmdump.segment import Name
+from llmdump.version import __version__
 
 WRITER: Final = "w1000"
 """No writer has this name: there are `presence.SLOTS_MAX` slots."""
@@ -149,7 +149,7 @@ class Importing:
         about = {"file": "".join(filter(str.isprintable, file))[:FILE_CHARS_MAX], "sha256": sha256, "form": form}
         self._made.append(_Segment(self.data, self._next_segment + len(self._made), about, self._instance, self._number))
         if not self._number:
-            told = {"version": version("llmdump"), "pid": os.getpid(), "host": socket.gethostname(), "listen": "import"}
+            told = {"version": __version__, "pid": os.getpid(), "host": socket.gethostname(), "listen": "import"}
             self._put(NO_EXCHANGE, {}, Part(time.time(), CLIENT_TO_PROXY, "hello", b"", {"x_about": told}))
 
     def take_back(self) -> None:
