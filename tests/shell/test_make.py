@@ -20,7 +20,7 @@ def make(where: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
     """What make does there. The Makefile's variables are not taken from a make that runs these tests."""
     clean = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
     return subprocess.run(
-        ["make", *arguments], cwd=where, env={**clean, **environ}, capture_output=True, text=True, timeout=110, check=False
+        ["make", *arguments], cwd=where, env={**clean, **environ}, capture_output=True, text=True, timeout=200, check=False
     )
 
 
@@ -96,14 +96,14 @@ def readme_commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_first_five_minutes_of_the_readme_are_as_it_says(tmp_path: Path) -> None:
     """A fresh copy; every line of the README's shell blocks; only the ports are other ones."""
     clone = tree.copy_to(tmp_path / "llmdump")
     assert make(clone, ".venv/installed-run").returncode == 0
     begin = time.monotonic()
     assert "installing" not in make(clone, ".venv/installed-run").stdout
-    assert time.monotonic() - begin < 2, "the second call installs nothing and is quick"
+    assert time.monotonic() - begin < 10, "the second call installs nothing and is quick"
 
     numbers = ("7861", "7862", "7869", "7871", "7872", "7873")
     ports = dict(zip(numbers, map(str, tree.free_ports(len(numbers))), strict=True))
@@ -130,7 +130,7 @@ def test_first_five_minutes_of_the_readme_are_as_it_says(tmp_path: Path) -> None
                 "`make run` has started all four processes",
             )
             done = subprocess.run(
-                ["sh", "-euxc", script], cwd=clone, env=environ, capture_output=True, text=True, timeout=60, check=False
+                ["sh", "-euxc", script], cwd=clone, env=environ, capture_output=True, text=True, timeout=120, check=False
             )
             assert done.returncode == 0, done.stdout + done.stderr + log.read_text()
             assert "7 of 7 captured" in done.stdout
