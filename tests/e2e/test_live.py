@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_every_byte_is_told_from_the_first_one_also_over_rotation_sealing_and_a_
 ) -> None:
     out = pipe.place / "tail.jsonl"
     tail = start(pipe, "--json", "--filter", "path=/held/*", out=out)
-    with watch(pipe) as first:
+    with ExitStack() as ends, watch(pipe) as first:
+        ends.callback(tail.kill)
         streams.open(pipe.proxy)
         first.until("chunk", COUNT * 20)
         eventually(lambda: out.read_bytes().count(b'"event":"open"') == COUNT, 20, "tail is there")
@@ -78,9 +80,9 @@ def test_every_byte_is_told_from_the_first_one_also_over_rotation_sealing_and_a_
                     assert not viewer.has("lost")
                 eventually(lambda: one.ended, 10, "the stream of one exchange ends with it")
                 assert next(iter(said(one).items())) in streams.got.items()
-    eventually(lambda: out.read_bytes().count(b'"event":"row"') == COUNT, 10, "tail told all")
-    tail.send_signal(signal.SIGINT)
-    assert (tail.wait(5), tail.communicate()[1]) == (0, b"")
+        eventually(lambda: out.read_bytes().count(b'"event":"row"') == COUNT, 10, "tail told all")
+        tail.send_signal(signal.SIGINT)
+        assert (tail.wait(5), tail.communicate()[1]) == (0, b"")
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(line["event"] for line in lines) == sorted(["open", "end", "row"] * COUNT)
     assert {line["id"] for line in lines} == {said.data["id"] for said in first.said}
