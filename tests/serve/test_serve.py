@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import pytest
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from llmdump.data_dir import DataDir
 from tests.e2e.pipeline import Pipeline
@@ -313,6 +314,18 @@ def test_a_websocket_says_what_the_backend_had_said_after_the_same_message(
 ) -> None:
     path, said = SESSIONS[number]
     assert talk(served.url + path, said, server_first="realtime" in path, compression=compression) == TALKS[number]
+
+
+def test_an_answer_waits_for_its_message(served: Serving) -> None:
+    path, (first, second) = SESSIONS[0]
+    with connect(served.url.replace("http:", "ws:") + path, open_timeout=20, close_timeout=5) as client:
+        client.send(first)
+        got = [json.loads(client.recv(timeout=20)) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            client.recv(timeout=0.3)
+        client.send(second)
+        got += [json.loads(client.recv(timeout=20)) for _ in range(3)]
+    assert [*got, None] == TALKS[0]
 
 
 def test_the_first_message_of_a_websocket_chooses_the_session(served: Serving) -> None:
