@@ -123,6 +123,7 @@ def damaged(kind: str) -> bytes:
         "nondict": cbor2.dumps([1, "two"]) + cbor2.dumps(7),
         "badzlib": cbor2.dumps({"ts": 1.0, "dir": 3, "seq": 9, "data": b"no zlib", "enc": "zlib"}),
         "garbage": bytes(random.Random(7).randrange(256) for _ in range(61)),
+        "noentry": cbor2.dumps({"dir": 3, "data": b"without a time"}),
         "no cbor": b"\x1c\xfe\x1d" * 9,
     }[kind]
     return header() + first + middle + second

@@ -320,7 +320,7 @@ def test_26_what_is_no_capture_is_refused_with_its_reason(tmp_path: Path, name: 
     assert done.code == 1 and reason in done.err and done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["nondict", "badzlib"])
+@pytest.mark.parametrize("name", ["nondict", "badzlib", "noentry"])
 def test_27_an_item_that_is_no_entry_is_skipped_and_counted(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.cbor"
     path.write_bytes(edges.damaged(name))
