@@ -170,6 +170,12 @@ def legs(api: Served) -> dict[str, dict[int, list[dict[str, Any]]]]:
     return dict(v2_reader.exchanges(v2_reader.read(exported(api.data, "cbor"))[1]))
 
 
+def test_the_file_lasts_as_long_as_what_is_in_it(api: Served, made: Made) -> None:
+    _, entries = v2_reader.read(exported(api.data, "cbor"))
+    times = [record.ts for id_ in (made.ids[0], made.ids[-1]) for record in records_of(api.data, id_)]
+    assert (entries[0]["ts"], entries[-1]["ts"]) == (min(times), max(times))
+
+
 def test_a_plain_exchange_has_its_body_on_four_legs(api: Served, made: Made) -> None:
     found = legs(api)
     assert list(found) == made.ids
