@@ -85,7 +85,8 @@ class Made:
         fixed = f"Content-Type: application/json\r\n{key}{request_fields}{length}\r\n"
         method = "POST" if request else "GET"
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost:7861\r\n{fixed}".encode()
-        self._put(id_, 0, "head", head, common, x_peer="127.0.0.1:5000", x_key="0123456789abcdef")
+        peer = {"x_peer": "127.0.0.1:5000", "x_client": "203.0.113.9"}
+        self._put(id_, 0, "head", head, common, x_key="0123456789abcdef", **peer)
         self._chunks(id_, 0, request, common, whole=True)
         sent = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fixed}".encode()
         self._put(id_, 2, "forward", sent, common, x_up=upstream, x_addr="1.2.3.4:443", x_dial=1.5, x_new=True)

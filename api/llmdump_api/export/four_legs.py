@@ -62,7 +62,7 @@ def stream(selection: Selection) -> Iterator[bytes]:
     for exchange in selection.oldest_first():
         yield from _Legs(exchange, out).entries()
     told = {f"x_{name}": value for name, value in selection.told.shown().items()}
-    yield from out.entry(now, PROXY_TO_CLIENT, b"", {"x_k": "footer", **told})
+    yield from out.entry(out.last_ts or now, PROXY_TO_CLIENT, b"", {"x_k": "footer", **told})
 
 
 class _Out:
@@ -70,12 +70,15 @@ class _Out:
 
     def __init__(self) -> None:
         self._seq = 0
+        self.last_ts = 0.0
+        """The latest so far, at which the file ends: readers tell its duration from its last entry."""
 
     def entry(self, ts: float, direction: int, data: Bytes, meta: Mapping[str, Any]) -> Iterator[bytes]:
         """One entry. Raises what reading the data raises."""
         front = {"ts": float(ts) if math.isfinite(ts) else 0.0, "dir": direction, "seq": self._seq}
         told = {key: value for key, value in meta.items() if value is not None}
         self._seq += 1
+        self.last_ts = max(self.last_ts, front["ts"])
         if isinstance(data, bytes):
             packed = zlib.compress(data, _LEVEL) if len(data) >= _COMPRESS_BYTES_MIN else data
             more = {"data": packed, "enc": "zlib"} if len(packed) < len(data) else {"data": data}
