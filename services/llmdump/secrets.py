@@ -130,7 +130,7 @@ class _Found:
         if not value:
             return match["before"] + match["value"]
         scheme = match["scheme"]
-        key = _identity(scheme, value)
+        key = _signer(scheme, value) if b"4-" in scheme else scheme + value
         self.keys.setdefault(name, key)
         self.secrets += _cookie_values(value) if name == b"cookie" else (value,)
         before = match["before"] if name == b"authorization" else match["before"].removesuffix(scheme)
@@ -162,8 +162,8 @@ class _Found:
         return NO_KEY
 
 
-def _identity(scheme: bytes, value: bytes) -> bytes:
-    """What stands for whose credential it is, and is the same in the next request."""
+def _signer(scheme: bytes, value: bytes) -> bytes:
+    """What of a signed request stands for whose credential it is, and is the same in the next one."""
     signer = _SIGNER.search(value) if _SIGNED.match(scheme) else None
     return signer[1] if signer else scheme + value
 

@@ -23,8 +23,8 @@ from llmdump.lines import Converter
 from llmdump.positions import Piece
 from llmdump.record import Record
 from llmdump_indexer.follow import Follower
+from tests import v2_reader
 from tests.api.test_api_serve import Served
-from tests.writer.test_v2_profile import read_v2
 
 ONE, TWO, THREE = new_id(1), new_id(2), new_id(3)
 BODY = bytes(range(256)) * 20_000
@@ -152,7 +152,7 @@ def test_the_command_needs_no_process_and_its_copy_is_a_v2_capture_with_equal_re
     assert done.returncode == 0, done.stderr
     told, path = json.loads(done.stdout), data.pinned / f"{ONE}.cbor"
     assert (told["file"], told["bytes"], path.stat().st_mode & 0o777) == (str(path), path.stat().st_size, 0o600)
-    assert len(read_v2(path.read_bytes())) == told["records"] == 7
+    assert len(v2_reader.read(path.read_bytes())[1]) == told["records"] == 7
     assert list(pins.read(data, ONE)) == records_of(data, ONE)
     assert "7 records" in llmdump(data, "pin", ONE).stdout
     refused = llmdump(data, "pin", THREE)

@@ -47,6 +47,16 @@ def numbers(hits: search.Hits) -> list[int]:
     return [int(str(hit.row[0]).replace("-", ""), 16) & 0xFFFFFFFF for hit in hits.hits]
 
 
+def every(index: Index, words: str, **given: str) -> list[int]:
+    """The numbers of all pages: a slow machine has more of them, some empty."""
+    page = ask(index, words, **given)
+    seen = numbers(page)
+    while page.next_cursor is not None:
+        page = ask(index, words, cursor=params.encode_cursor(*page.next_cursor), **given)
+        seen += numbers(page)
+    return seen
+
+
 TEXTS = {
     1: ("the refund policy", "no refunds"),
     2: ("policy of refund", "see Über-uns"),
@@ -108,10 +118,5 @@ def test_pages_neither_repeat_nor_skip(index: Index) -> None:
 def test_filters_hold_for_what_is_found(index: Index) -> None:
     store(index, dict.fromkeys(range(1, 20), ("a word", "")), model="m")
     store(index, dict.fromkeys(range(20, 5000), ("a word", "")), model="n")
-    page = ask(index, "word", model="m", limit="3")
-    seen = numbers(page)
-    while page.next_cursor is not None:
-        page = ask(index, "word", model="m", limit="3", cursor=params.encode_cursor(*page.next_cursor))
-        seen += numbers(page)
-    assert seen == [*range(19, 0, -1)]
-    assert numbers(ask(index, "word", until="2026-01-01T00:00:00.003Z")) == [2, 1]
+    assert every(index, "word", model="m", limit="3") == [*range(19, 0, -1)]
+    assert every(index, "word", until="2026-01-01T00:00:00.003Z") == [2, 1]
