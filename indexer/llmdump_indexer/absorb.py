@@ -47,7 +47,9 @@ _RECORD_BYTES: Final = 600
 class _Held:
     """An exchange with its row's number and the piece of its positions that grows."""
 
-    __slots__ = ("copy", "exchange", "kept_bytes", "number", "piece", "records", "runs", "segment", "touched", "unsaved")
+    __slots__ = (
+        "copy", "exchange", "forgetful", "kept_bytes", "number", "piece", "records", "runs", "segment", "touched", "unsaved",
+    )  # fmt: skip
 
     def __init__(self, number: int, exchange: Exchange) -> None:
         self.number = number
@@ -60,6 +62,7 @@ class _Held:
         self.kept_bytes = 0
         self.copy: Callable[[], Iterable[Record]] | None = None  # that of a pinned exchange without positions
         self.touched = False
+        self.forgetful = False  # taken up from the index: the search in the request body is not where it was
 
 
 class Absorb:
@@ -179,6 +182,8 @@ class Absorb:
         if self._carried is not None and self._carried.has(record):
             return
         held = self._held.get(record.exchange) or self._take_up(record)
+        if held.forgetful and record.kind == "chunk" and record.direction == CLIENT_TO_PROXY:
+            self._search_again(held)
         self._touch(held)
         self._position(held, segment, item)
         self._keep(held, record)
@@ -206,7 +211,7 @@ class Absorb:
     def _take_up(self, record: Record) -> _Held:
         """The exchange of a record that is not in memory: in the index, or new."""
         found = self._index.find(record.exchange)
-        held = _Held(self._new_number(record.exchange), begin(record)) if found is None else self._restore(found, record)
+        held = _Held(self._new_number(record.exchange), begin(record)) if found is None else _restored(found)
         self.open_exchanges += found is None
         if found is None:
             held.records = []
@@ -219,14 +224,9 @@ class Absorb:
         self._next_number += 1
         return self._next_number - 1
 
-    def _restore(self, found: Found, record: Record) -> _Held:
-        held = _restored(found)
-        if record.kind == "chunk" and record.direction == CLIENT_TO_PROXY:
-            self._search_again(held)
-        return held
-
     def _search_again(self, held: _Held) -> None:
         """Bring the search in the request body to where it was."""
+        held.forgetful = False
         try:
             for item in self._reread(self._pieces(held)):
                 held.exchange.remember(item.record)
@@ -296,6 +296,7 @@ def _number(record: Record) -> int:
 def _restored(found: Found) -> _Held:
     """An exchange as its row says, ready to go on."""
     held = _Held(found.number, found.exchange)
+    held.forgetful = True
     if found.last_piece is not None:
         held.piece, held.segment = found.last_piece.piece, found.last_piece.segment
         held.runs = Runs(found.last_piece.runs)

@@ -170,12 +170,19 @@ def test_what_was_read_is_not_read_again(data: DataDir) -> None:
     assert (again.records, again.bytes) == (0, 0)
 
 
-def test_a_request_body_in_pieces_over_a_restart_still_tells_its_model(data: DataDir) -> None:
+@pytest.mark.parametrize("cut_at", [0, 500])
+@pytest.mark.parametrize("forwarded_first", [False, True])
+def test_a_request_body_in_pieces_over_a_restart_still_tells_its_model(
+    data: DataDir, cut_at: int, forwarded_first: bool
+) -> None:
     instance, path, body = Instance(), begin_segment(data), b'{"messages":["' + b"x" * 1000 + b'"],"model":"late"}'
-    head, *_ = exchange(instance, new_id(1))
-    append(path, head + instance.record(new_id(1), 0, "chunk", body[:500], ci=1))
+    append(path, next(exchange(instance, new_id(1))))
+    if cut_at:
+        append(path, instance.record(new_id(1), 0, "chunk", body[:cut_at], ci=1))
     catch_up(data)
-    append(path, instance.record(new_id(1), 0, "chunk", body[500:], ci=2, x_z=True))
+    if forwarded_first:  # what comes first after the restart is no part of the body
+        append(path, instance.record(new_id(1), 2, "forward", b"", x_up="http://backend", x_addr="127.0.0.1:9", x_new=True))
+    append(path, instance.record(new_id(1), 0, "chunk", body[cut_at:], ci=2, x_z=True))
     catch_up(data)
     assert rows(data, "model, req_bytes") == [("late", len(body))]
 
