@@ -60,6 +60,8 @@ class Engine:
         self.clock = Clock(now)
         self.leaving = False
         """Whether this process is to serve no further exchange on the connections it has."""
+        self.capture_full = False
+        """With `on_overflow: block`: whether clients wait now until records have room, those that come too."""
         self.stats = stats
         self.routes = Routes(settings)
         self.rules = Rules(settings.capture_rules)

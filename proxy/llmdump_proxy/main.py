@@ -59,7 +59,6 @@ class Proxy:
         stats = Stats()
         self._pool = Pool(settings, stats, loop)
         self.engine = Engine(settings, self.recorder, self._pool, stats, loop.time())
-        self._blocked = False
         self._retiring: asyncio.Task[None] | None = None
         if settings.on_overflow == "block":
             self.recorder.on_full = self._block
@@ -146,15 +145,15 @@ class Proxy:
 
     def _block(self) -> None:
         # With room left, the record alone is larger than the budget, and waiting would never end.
-        if not self._blocked and not self.shipping.room():
-            self._blocked = True
+        if not self.engine.capture_full and not self.shipping.room():
+            self.engine.capture_full = True
             for session in list(self._sessions):
                 session.capture_full()
 
     def _room(self) -> None:
         self.recorder.tell_gaps(time.time())
-        if self._blocked:
-            self._blocked = False
+        if self.engine.capture_full:
+            self.engine.capture_full = False
             for session in list(self._sessions):
                 session.capture_drained()
 

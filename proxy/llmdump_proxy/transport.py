@@ -55,8 +55,14 @@ class ClientProtocol(asyncio.Protocol):
         self._session = Session(self._engine, client, address.join(*peer[:2]))
         self._sessions.add(self._session)
         keep_alive(client.get_extra_info("socket"))
+        if self._engine.capture_full:  # uvloop begins to read after this, whatever is said here
+            asyncio.get_running_loop().call_soon(self._wait, client)
         if len(self._sessions) > self._engine.settings.max_connections:
             self._session.turn_away()
+
+    def _wait(self, client: asyncio.Transport) -> None:
+        if self._engine.capture_full and not client.is_closing():
+            self._session.capture_full()
 
     def data_received(self, data: bytes) -> None:
         self._session.client_data(data)

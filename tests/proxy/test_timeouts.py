@@ -325,3 +325,24 @@ async def test_our_own_waiting_for_room_is_nobodys_time_out() -> None:
         async with asyncio.timeout(WITHIN_S):
             assert await reader.readexactly(5) == b"world"
         assert (await rig.ends())[0].meta["x_end"] == "complete"
+
+
+@scenario
+async def test_a_client_that_comes_while_records_have_no_room_waits_too() -> None:
+    async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(LENGTH + b"helloworld")
+        await reader.read(1)
+
+    async with backend(answering) as address, running(address) as rig:
+        rig.engine.capture_full = True
+        reader, writer = await rig.connect()
+        writer.write(GET)
+        await until(lambda: len(rig.sessions) == 1)
+        await asyncio.sleep(SOON_S)
+        assert rig.engine.stats.client_bytes == 0
+        rig.engine.capture_full = False
+        for session in rig.sessions:
+            session.capture_drained()
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.readexactly(len(LENGTH) + 10) == LENGTH + b"helloworld"
