@@ -132,6 +132,6 @@ def answers(pipe: Any, exchanges: Sequence[Played]) -> dict[str, Any]:
     found = {}
     for row in pipe.ended(len(exchanges), within_s=60.0):
         told = pipe.get(f"/api/traces/{row['id']}")
-        marks = [value for name, value in told["trace"]["req"]["headers"] if name == MARK]
+        marks = [value for name, value in told["trace"]["req"]["fields"] if name == MARK]
         found[exchanges[int(marks[0])].name] = told
     return found
