@@ -83,7 +83,9 @@ def honcho(place: Path, environ: dict[str, str], counts: dict[str, int], *argume
         running.process.wait(10)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.only_long)], ids=["SIGTERM", "Ctrl-C"]
+)
 def test_honcho_starts_all_and_what_was_asked_just_before_the_end_is_indexed(
     backend: str, tmp_path: Path, number: signal.Signals
 ) -> None:

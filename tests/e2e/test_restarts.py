@@ -29,7 +29,7 @@ def pipe(backend: str, tmp_path: Path) -> Iterator[Pipeline]:
     files.check_every_number_is_there_once(running.data.segments)
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("kill", [pytest.param(False, marks=pytest.mark.only_long), True], ids=["stopped", "killed"])
 def test_no_client_notices_that_writer_indexer_and_api_are_restarted(pipe: Pipeline, kill: bool) -> None:
     with Load(pipe.proxy) as load:
         for role in BEHIND:
@@ -124,7 +124,7 @@ def test_processes_start_in_any_order(backend: str, tmp_path: Path, order: tuple
     pipe.close()
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("kill", [pytest.param(False, marks=pytest.mark.only_long), True], ids=["stopped", "killed"])
 def test_one_of_two_proxies_restarts_while_the_other_serves_their_port(pipe: Pipeline, kill: bool) -> None:
     pipe.also("proxy")
     both(pipe)

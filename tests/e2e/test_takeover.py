@@ -76,7 +76,9 @@ def test_a_port_passes_from_proxy_to_proxy_and_nobody_who_connects_is_refused(al
     assert [error for load in (keeping, *new) for error in load.errors] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=["stopped", "retired"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.only_long), signal.SIGQUIT], ids=["stopped", "retired"]
+)
 def test_no_request_breaks_when_one_of_two_proxies_on_a_port_leaves(alone: Pipeline, number: signal.Signals) -> None:
     """Busy clients that keep their connections are told to connect anew, and go to the other."""
     with contextlib.ExitStack() as stack:

@@ -208,6 +208,7 @@ def torn_file(tmp_path: Path, file_format: str) -> tuple[Path, list[int]]:
     return path, [one.offset + one.size for one in located(tmp_path / "made", name)]
 
 
+@pytest.mark.only_long
 @pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
 def test_a_file_torn_at_any_byte_of_its_last_64_kib_gives_its_whole_records(tmp_path: Path, file_format: str) -> None:
     path, ends = torn_file(tmp_path, file_format)
