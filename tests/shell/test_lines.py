@@ -18,9 +18,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import pytest
 from needs import needs_tool
 
+from llmdump import cli
 from llmdump.data_dir import DataDir
 from tests.e2e.pipeline import Reader, backend_process, environment, eventually
 from tests.indexer.made import Instance, append, begin_segment, exchange
@@ -216,3 +218,47 @@ def test_every_line_is_run_here() -> None:
     assert set(ONCE) == set(TELLS)
     assert set(LINES) > TWINS
     assert (len(UP), len(SERVE), len(ENDLESS)) == (2, 3, 4)
+
+
+# --- the examples of `--help`, which docs/commands.md has: they differ from the lines above in their options and files only
+
+COMMANDS_PAGE: Final = (ROOT / "docs" / "commands.md").read_text()
+EXAMPLES: Final = re.findall(r"^    (?:[A-Z_]+=\S+ )?(llmdump \w.*?)(?: {2,}.*| [|>] .*)?$", COMMANDS_PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(EXAMPLES))
+def test_every_example_is_one_that_the_command_takes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, name, *words = shlex.split(line)
+    (tmp_path / "data").mkdir()
+    command = cli.main.get_command(click.Context(cli.main), name)
+    assert command is not None
+    for file in (word for word in words if re.search(r"^(?!-|http).*(/|\.\w+$)", word)):  # they must be there
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    command.make_context(name, words)
+
+
+def test_the_examples_are_there() -> None:
+    assert len(EXAMPLES) > 60
+
+
+@pytest.mark.parametrize(
+    ("shell", "tells"),
+    [
+        ("bash", "complete "),
+        *(pytest.param(*each, marks=pytest.mark.only_long) for each in (("zsh", "compdef "), ("fish", "complete "))),
+    ],
+)
+def test_the_lines_for_completion_print_it(shell: str, tells: str, tmp_path: Path) -> None:
+    """The shells but bash may not be here, so what they would take is looked at."""
+    [line] = re.findall(rf"^    (.*_LLMDUMP_COMPLETE={shell}_source llmdump.*)$", COMMANDS_PAGE, re.MULTILINE)
+    if shell == "bash":
+        needs_tool("bash")
+        line += "\ncomplete -p llmdump"  # fails if nothing was registered
+    else:
+        line = re.sub(r'^eval "\$\((.*)\)".*|(.*) \| source$', r"\1\2", line)
+    done = subprocess.run(
+        ["bash", "-e", "-c", line], env=environment(tmp_path), capture_output=True, timeout=WAIT_S, check=False
+    )
+    assert (done.returncode, tells in done.stdout.decode()) == (0, True), done.stderr
