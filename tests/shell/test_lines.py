@@ -106,13 +106,13 @@ class Scene(Reader):
         self.backend = backend
 
     @contextmanager
-    def started(self, line: str) -> Iterator[Path]:
+    def started(self, line: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
         """A line being run; what it says goes to this file. At the end SIGINT, and it must leave as it should."""
         with tempfile.NamedTemporaryFile(dir=self.place, delete=False) as said:
             path = Path(said.name)
             process = subprocess.Popen(["sh", "-c", f"exec {self.own(line)}"], **self.how(line), stdout=said, stderr=said)
         try:
-            yield path
+            yield process, path
             process.send_signal(signal.SIGINT)
             # curl has no handler: the signal ends it
             code = -signal.SIGINT if line.startswith("curl") else 0
@@ -200,10 +200,11 @@ def test_what_a_line_serves_is_given_again(scene: Scene, line: str, monkeypatch:
 def test_lines_that_follow_tell_what_happens_until_they_are_stopped(scene: Scene) -> None:
     def told() -> bool:
         assert scene.ask("/v1/none") == 404
-        return all("/v1/none" in said.read_text() for said in files)
+        assert all(process.poll() is None for process, _ in those), [said.read_text() for _, said in those]
+        return all("/v1/none" in said.read_text() for _, said in those)
 
     with ExitStack() as stack:
-        files = [stack.enter_context(scene.started(line)) for line in ENDLESS]
+        those = [stack.enter_context(scene.started(line)) for line in ENDLESS]
         eventually(told, WAIT_S, "each has told of it", every_s=0.1)
 
 
