@@ -82,6 +82,8 @@ TELLS: Final = {
 TWINS: Final = {
     "llmdump run --upstream http://127.0.0.1:8080 -- python agent.py",  # as in test_run.py
     f"llmdump resend {IDS[0]}",  # as in tests/serve/test_resend.py
+    "llmdump doctor",
+    "llmdump diff A B",  # as in tests/api/test_api_diff.py
     "llmdump serve",
     "llmdump tail ID",
     "llmdump tail ID --bytes",
