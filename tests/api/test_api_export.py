@@ -403,11 +403,6 @@ def wanted(words: list[str]) -> dict[str, Any]:
     return export.wanted(**export.command.make_context("export", list(words)).params)
 
 
-def test_every_other_command_line_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = re.findall(r"^    llmdump export (.*)$", PAGE, re.MULTILINE)
-    assert [wanted(shlex.split(line))["to"] for line in lines] == ["http://127.0.0.1:4318"] * 2
-
-
 def test_the_page_and_the_command_name_every_form() -> None:
     rows = re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \| [^|]+ \| (?:newest|oldest) first", PAGE, re.MULTILINE)
     assert set(re.findall(r"[a-z-]+", " ".join(rows))) == set(FORMS) == set(export.FORMS)

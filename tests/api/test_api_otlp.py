@@ -1,9 +1,12 @@
 """Spans for a collector, sent to a real one over HTTP: once, and as exchanges end, whatever happens to either."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from made import append, until
+from made import BEGAN_S, append, until
 
 from llmdump.commands import export
 from llmdump.data_dir import DataDir
@@ -258,3 +261,32 @@ def test_options_that_do_not_fit_are_refused(data: DataDir) -> None:
         assert CliRunner().invoke(export.command, [*wrong, str(data.root)]).exit_code == 2
     with pytest.raises(ExportError, match="no http URL"):
         Collector("ftp://x", "", 1, print)
+
+
+# --- the page
+
+LINES = re.findall(
+    r"^    (llmdump export .* --to .*)$", (Path(__file__).parents[2] / "docs" / "export.md").read_text(), re.MULTILINE
+)
+
+
+def test_the_command_lines_of_the_page_send_what_it_says(data: DataDir, tmp_path: Path) -> None:
+    old, new = Made(), Made("7a" * 8, first=int((time.time() - BEGAN_S) / 1000))
+    for segment, made in enumerate((old, new), 1):
+        made.call("/v1/chat/completions", [compact(CHAT)], [compact(ANSWER)])
+        made.store(data, segment)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMDUMP_")}
+    environ = {**clean, "PATH": f"{BIN}{os.pathsep}{clean['PATH']}"}
+    once, on_and_on = LINES
+    with collecting() as server:
+        shell = [["sh", "-c", "exec " + line.replace("http://127.0.0.1:4318", url(server))] for line in (once, on_and_on)]
+        subprocess.run(shell[0], cwd=tmp_path, env=environ, check=True, timeout=60)
+        assert [facts(span)["llmdump.exchange.id"] for span in server.spans] == new.ids
+        with subprocess.Popen(shell[1], cwd=tmp_path, env=environ) as process:
+            try:
+                until(lambda: len(server.spans) == 3)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(10) == 0
+            finally:
+                process.kill()
+    assert [path for path, _, _ in server.asked] == ["/v1/traces"] * len(server.asked)

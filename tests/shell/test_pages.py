@@ -12,6 +12,23 @@ from llmdump.settings import Settings
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ONE_PAGE_LINES_MAX = 80
+COMMAND_LINES_ARE_RUN_BY = {
+    "README.md": "tests/shell/test_make.py",
+    "RELIABILITY.md": "",  # an hour and a half of `make chaos`; the targets are looked up below
+    "api.md": "tests/shell/test_lines.py",
+    "cli.md": "tests/shell/test_lines.py",
+    "commands.md": "tests/shell/test_lines.py",
+    "diff.md": "tests/shell/test_lines.py",
+    "export.md": "tests/api/test_api_export.py tests/api/test_api_otlp.py",
+    "formats.md": "tests/writer/test_formats_page.py",
+    "inspect.md": "tests/inspecting/test_inspect_page.py",
+    "live.md": "tests/shell/test_lines.py",
+    "looking.md": "tests/api/test_looking.py",
+    "proxy.md": "tests/chaos/test_rolling.py",
+    "security.md": "tests/api/test_api_security.py",
+    "serve.md": "tests/shell/test_lines.py",
+    "verify.md": "tests/verify/test_verify_page.py",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -53,3 +70,10 @@ def test_reliability_names_tests_that_are_there_and_make_targets_that_exist() ->
     assert all((ROOT / name).exists() for name in named)
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"\bmake (\w+)", page)) <= set(targets)
+
+
+def test_every_page_with_command_lines_has_a_test_that_runs_them() -> None:
+    shown = re.compile(r"^```sh$|^    (?:[A-Z_]+=\S+ )?(?:llmdump(?:-\w+)?|curl|make) ", re.MULTILINE)
+    assert {page.name for page in PAGES if shown.search(page.read_text())} == set(COMMAND_LINES_ARE_RUN_BY)
+    for page, tests in COMMAND_LINES_ARE_RUN_BY.items():
+        assert all(f'{page}"' in (ROOT / test).read_text() for test in tests.split()), page
