@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	done)
 
 # What tests drive from outside: `program:Debian package`. A test compares this with what the tests ask for.
-TEST_TOOLS := curl:curl fiu-run:fiu-utils jq:jq strace:strace zstd:zstd
+TEST_TOOLS := bash:bash curl:curl fiu-run:fiu-utils jq:jq strace:strace zstd:zstd
 TEST_LIBRARIES := libgomp1
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate

@@ -9,6 +9,7 @@ is read again from the segments when its turn comes, and not held (`CatchUp`).
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections import deque
 from collections.abc import Iterable
@@ -115,8 +116,9 @@ class Viewer:
             self._add(Event(exchange, "end"))
 
     def offer(self, events: Iterable[Event]) -> None:
-        """Take of these what is wanted. All of them were read before the first is offered."""
-        for event in events:
+        """Take of these what is wanted; nothing once it is over, for the index may have told of what the tail reads later.
+        All of them were read before the first is offered."""
+        for event in itertools.takewhile(lambda _: not self.over, events):
             exchange = event.exchange
             if event.kind == "row":
                 self._row(event)

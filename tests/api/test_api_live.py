@@ -378,6 +378,16 @@ def test_a_full_buffer_counts_and_an_exchange_that_had_no_room_is_announced_when
     assert viewer.lost_events == missed + 1
 
 
+def test_what_the_index_told_to_its_end_is_not_told_again_when_the_tail_reads_it() -> None:
+    (past, _), (_, later) = made(new_id(1)), made(new_id(1))
+    viewer = Viewer(Asked(exchange=new_id(1), directions=ALL))
+    viewer.begin([past])
+    viewer.offer([Event(past, "row")])
+    assert all_told(viewer) == ["open", "catch-up", "end", "row"]
+    viewer.offer(later)
+    assert all_told(viewer) == []
+
+
 def test_a_connection_that_broke_long_ago_is_told_how_much_is_no_longer_kept() -> None:
     viewer = Viewer(Asked())
     big = Told("end", b"{" + b" " * 100_000 + b"}")
