@@ -43,7 +43,7 @@ test: $(VENV)/installed-test tools ## all checks: tests, ruff, mypy, import cont
 test-all: $(VENV)/installed-test tools ## the same, with what takes long and tells little more than its twins
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --long --ignore tests/chaos --ignore tests/simulation $(ARGS)
 
-chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for three quarters of an hour; ARGS="--seed=7 -k writer" for a part of it
+chaos: $(VENV)/installed-test ## kill, stop and starve the processes under load, for about an hour; ARGS="--seed=7 -k writer" for a part of it
 	@$(BIN)/python -m pytest tests/chaos tests/simulation --long $(ARGS)
 
 fuzz: $(VENV)/installed-fuzz ## every parser of strangers' bytes, FUZZ_SECONDS (60) each, with inputs that coverage leads to; and the api
