@@ -8,7 +8,7 @@ FROM python:${PYTHON_VERSION}-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/llmdump
 COPY requirements.txt requirements-build.txt ./
-RUN /opt/llmdump/bin/python -m pip install --no-cache-dir --require-hashes -r requirements.txt -r requirements-build.txt
+RUN /opt/llmdump/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt -r requirements-build.txt
 COPY . .
 RUN /opt/llmdump/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 

