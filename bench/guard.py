@@ -83,7 +83,7 @@ class Shelf:
         """There is one writer."""
         return self.outbox.lane(exchange)
 
-    def ship(self, lane: Lane, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: Lane, number: int, record: bytes, reserve: bool = False) -> bool:
         """Taken."""
         return self.outbox.add(lane, number, record, reserve)
 

@@ -116,7 +116,7 @@ class Shipping:
         """Where the records of an exchange go, for its whole life."""
         return self.outbox.lane(exchange)
 
-    def ship(self, lane: Lane, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: Lane, number: int, record: bytes, reserve: bool = False) -> bool:
         """Take a record; numbers rise. False: there is no room, and it was not taken.
 
         After False, `on_room` is called once there is room; but if `room()` is still true, this record is larger than

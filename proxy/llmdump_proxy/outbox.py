@@ -25,6 +25,7 @@ import array
 import bisect
 import enum
 import itertools
+import operator
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +138,8 @@ class Lane:
         if len(records) == 1:
             packed = Packed(numbers, (self.open_bytes,), records[0])
         else:
-            assert sorted(set(numbers)) == numbers, "records must be added in the order of their numbers"
+            rising = all(map(operator.lt, numbers, itertools.islice(numbers, 1, None)))
+            assert rising, "records must be added in the order of their numbers"
             packed = Packed(numbers, array.array("I", map(len, records)), b"".join(records))
         assert packed.numbers[0] > self._packed_to(), "records must be added in the order of their numbers"
         (self._tail if to_file or self._tail or self._on_file else self._waiting).append(packed)

@@ -87,6 +87,10 @@ class Secrets:
         )
         self._keep = keep
 
+    def masks(self, name: bytes) -> bool:
+        """Whether the value of a field of this name, in lower case, is masked."""
+        return not self._keep and self._field.match(b"\n" + name + b": -") is not None
+
     def mask(self, head: bytes, *, broken: bool = False) -> Masked:
         """The head with its credentials masked. `broken`: it was refused, so that nothing can be said of its form."""
         found = _Found()

@@ -39,7 +39,7 @@ class MemoryShelf:
     def lane(self, exchange: str) -> None:
         return None
 
-    def ship(self, lane: None, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: None, number: int, record: bytes, reserve: bool = False) -> bool:
         if self.room or reserve:
             self.records.append(record)
         return self.room or reserve

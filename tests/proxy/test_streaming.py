@@ -89,7 +89,7 @@ class TellingShelf(MemoryShelf):
         super().__init__()
         self.told = told
 
-    def ship(self, lane: None, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: None, number: int, record: bytes, reserve: bool = False) -> bool:
         self.told.append(("record", b""))
         return True
 
