@@ -36,7 +36,7 @@ from llmdump_proxy.spilling import FileThread, LaneFile
 LOOK_FOR_WRITERS_EVERY_S: Final = 0.25
 TICK_S: Final = 0.1
 STALL_S: Final = 3.0
-COALESCE_S: Final = 0.002
+COALESCE_S: Final = 0.01
 """Least time between messages to a writer: a first record leaves at the end of its turn of the loop, those that follow it
 at once leave together. Each message wakes ZeroMQ's thread: on a busy loop with turns of 0.2 ms, one record of 200 bytes in
 each, 5 µs a turn instead of 19, with five 9 instead of 23 (bench/link_cost.py)."""
