@@ -121,7 +121,8 @@ class Secrets:
 
     def _lines_masked(self, head: bytes, found: "_Found") -> bytes:
         # With a line end before the first line, a pattern can begin with one, and the search for lines is done in C.
-        text, done, at = b"\n" + head, [], 0
+        text, at = b"\n" + head, 0
+        done: list[bytes] = []
         for begin in self._begins.finditer(text.lower()):
             line = self._field.match(text, begin.start())
             if line:
