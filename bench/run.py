@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from bench import cells, measure, page, parts, processes, questions
 from bench.arms.arm import Arm
@@ -29,6 +28,7 @@ ROUNDS = 5
 def main() -> None:
     """Run what is asked for, and tell."""
     given = _parser().parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     signal.signal(signal.SIGTERM, _leave)
     results = Results.load(given.load) if given.load else measured(given)
     told = page.text(questions.all_of(results, os.cpu_count() or 1), results.conditions)
@@ -85,9 +85,9 @@ def wanted(text: str) -> list[Arm]:
     return [arm for arm in ARMS if any(part.strip() in arm.name for part in text.split(","))]
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """As Ctrl-C: blocks end, and with them what they started."""
-    raise KeyboardInterrupt
+def _leave(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C, which an event loop knows how to end for: blocks end, and with them what they started."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
