@@ -79,7 +79,7 @@ def full() -> list[Cell]:
         Saturation(PLAIN, (*ways, JSONL, TWO, MITM, TAP), KIB, 32, 1),
         Saturation("plain 1 KB, 1 connection", ways, KIB, 1, 1),
         Saturation("plain 1 KB, 256 connections", ways, KIB, 256, 1),
-        Saturation("plain 1 KB, 1,000 connections", ways, KIB, 1000, 1),
+        Saturation("plain 1 KB, 1,000 connections", ways, KIB, 1000, 2),
         Saturation("plain 10 KB, 32 connections", ways, 10 * KIB, 32, 1),
         Saturation("plain 100 KB, 32 connections", ways, 100 * KIB, 32, 1),
         Rate(RATE, (*ways, JSONL), 1000, 4000),

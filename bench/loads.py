@@ -63,6 +63,8 @@ def _saturation(cell: Saturation, port: int, place: Path) -> Done:
     done = load_wrk.run(port, cell.request_bytes, cell.connections, cell.duration_s, place)
     if done.failed:
         raise RuntimeError(f"{done.failed} of {done.requests} requests failed")
+    if not done.requests:
+        raise RuntimeError(f"no request was answered in {done.took_s:.1f} s")
     return Done(done.requests, done.requests, done.captured_bytes, {"units_per_s": done.requests / done.took_s})
 
 

@@ -60,4 +60,12 @@ def lag(is_quick: bool) -> list[Run]:
     return [run._replace(round_=round_) for round_, run in enumerate(made)]
 
 
+def attempt(part: Part, *, is_quick: bool) -> list[Run]:
+    """Its runs, or a void one that says why there are none."""
+    try:
+        return part.measure(is_quick)
+    except Exception as err:  # whatever it is, the tables of all else are wanted
+        return [Run(part.cell, cells.CBOR, 0, {}, f"{type(err).__name__}: {err}")]
+
+
 PARTS = (Part(cells.WRITER, writer), Part(cells.INDEXER, indexer), Part(cells.AGENTS, sessions), Part(cells.BEHIND, lag))

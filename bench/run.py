@@ -45,7 +45,7 @@ def measured(given: argparse.Namespace) -> Results:
     compare(chosen(cells.quick() if given.quick else cells.full(), given.only), wanted(given.arms), rounds, results, given.save)
     for part in parts.PARTS:
         if given.parts in part.cell:
-            tell(part.measure(given.quick), results, given.save)
+            tell(parts.attempt(part, is_quick=given.quick), results, given.save)
     results.conditions = page.conditions(ARMS, rounds, time.monotonic() - began_s)
     tell([], results, given.save)
     return results
