@@ -38,7 +38,8 @@ def conditions(arms: Sequence[Arm], rounds: int, took_s: float) -> list[str]:
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     release = ".".join(platform.release().split(".")[:2])
-    versions = [f"{arm.name} {arm.version()}" for arm in arms if arm.version()]
+    programs = {arm.name.split()[0].rstrip(","): arm.version() for arm in arms if arm.version()}  # arms of one are one
+    versions = [f"{name} {number}" for name, number in programs.items()]
     libraries = [f"{name} {version(name)}" for name in ("uvloop", "httptools", "pyzmq")]
     return [
         f"Machine: {os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}, {memory_gb:.0f} GB, Linux {release}",
