@@ -10,7 +10,7 @@ import base64
 import binascii
 from typing import Any, Final
 
-from llmdump.inspecting.entry import (
+from llmdump.captures.entry import (
     BACKEND_TO_PROXY,
     CLIENT_TO_PROXY,
     EXPANDED,
