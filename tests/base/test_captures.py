@@ -10,7 +10,7 @@ from llmdump.captures import v2
 from llmdump.captures.belonging import Captures, Requests
 from llmdump.captures.entry import Entry
 from llmdump.captures.v2 import Cut, Header, Skipped
-from llmdump.importing import v2 as importing
+from llmdump.importing import entries as importing
 from llmdump.importing.parts import Problem
 from tests.inspecting import edges, made
 from tests.inspecting.running import call
@@ -67,7 +67,7 @@ def test_import_and_inspect_find_the_same_damage(tmp_path: Path) -> None:
         path = tmp_path / f"{seed}.cbor"
         path.write_bytes(damaged)
         with path.open("rb") as file:
-            items = list(importing.read(file))
+            items = list(importing.read(file, "v2"))
         places = {item.where for item in items if isinstance(item, Problem)}
         for line in call(path).err.splitlines():
             if "skipped" in line:
@@ -107,5 +107,5 @@ def test_entries_come_by_their_number_and_a_header_begins_anew() -> None:
 @pytest.mark.parametrize(("name", "why"), [("dir9", "direction 9 is none"), ("unknownenc", "unknown encoding 'lz4'")])
 def test_what_did_not_cross_so_is_not_imported(tmp_path: Path, name: str, why: str) -> None:
     with edges.file(tmp_path, name).open("rb") as file:
-        [told] = importing.read(file)
+        [told] = importing.read(file, "v2")
     assert isinstance(told, Problem) and why in told.what

@@ -1,9 +1,9 @@
 """Which sort of capture a file is, told from its first bytes, and its content as a plain file. Blocking.
 
 zstd or gzip    undone into a temporary file first
-CBOR            `segment` where records follow the header, else `v2` (see `v2`)
-JSON            `har` where the object has a `log`; a line with `metadata` is a line of our segments; one with
-                `req` and `resp` is a trace, api-log's or ours
+CBOR            `segment` where records follow the header, else `v2` (see `entries`)
+JSON            `har` where the object has a `log`; `wire-jsonl` where the first line is one of our segments, with its
+                checksum, `buffered` where it has the same keys without; one with `req` and `resp` is a trace, api-log's or ours
 """
 
 import gzip
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from llmdump import record
+from llmdump import jsonl, record
 from llmdump.importing.parts import UnusableError
 from llmdump.seekable import zstd
 from llmdump.segment import V2_MAGIC
@@ -25,6 +25,7 @@ from llmdump.segment import V2_MAGIC
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _GZIP: Final = b"\x1f\x8b"
 _LOOK_BYTES: Final = 64 * 1024
+LINE_BYTES_MAX: Final = 256 * 1024 * 1024
 _COPY_BYTES: Final = 1024 * 1024
 _HAR = re.compile(rb'\{\s*"log"\s*:')
 _TRACE = re.compile(rb'"(?:req|method|llmdump_export)"\s*:')
@@ -57,7 +58,7 @@ def plain(path: Path) -> Iterator[BinaryIO]:
 
 
 def form_of(file: BinaryIO) -> str:
-    """`segment`, `v2`, `wire-jsonl`, `traces` or `har`. Raises OSError, UnusableError."""
+    """`segment`, `v2`, `wire-jsonl`, `buffered`, `traces` or `har`. Raises OSError, UnusableError."""
     begin = file.read(_LOOK_BYTES)
     file.seek(0)
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -67,10 +68,18 @@ def form_of(file: BinaryIO) -> str:
         return "har"
     line = text.partition(b"\n")[0]
     if line.startswith(b"{") and _WIRE.search(line[:256]):
-        return "wire-jsonl"
+        return "wire-jsonl" if jsonl.is_sealed(_first_line(file)) else "buffered"
     if line.startswith(b"{") and _TRACE.search(line):
         return "traces"
-    raise UnusableError("this is none of CBOR V2, a segment, api-log's or our JSONL, HAR")
+    raise UnusableError("this is none of CBOR V2, a segment, JSONL as of api-log, the reference implementation or llmdump, HAR")
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    file.seek(0)
+    while (line := file.readline(LINE_BYTES_MAX)) and not line.strip():
+        pass
+    file.seek(0)
+    return line
 
 
 def _has_records(begin: bytes) -> bool:

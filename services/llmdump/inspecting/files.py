@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llmdump import durable, record, segment, window
-from llmdump.captures import v2
+from llmdump import durable, jsonl, record, segment, window
+from llmdump.captures import buffered, v2
 from llmdump.captures.entry import Entry, Mark, of_record
 from llmdump.captures.v2 import WINDOW_BYTES, WINDOW_BYTES_MAX, BadHeaderError, Cut, Header, Skipped
-from llmdump.inspecting import seed_lines
 from llmdump.inspecting.issues import Issue
 from llmdump.seekable import SealedFile, zstd
 from llmdump.segment import Damage, SegmentFile
@@ -26,7 +25,6 @@ from llmdump.segment import Damage, SegmentFile
 _ZSTD: Final = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 _SUFFIXES: Final = (".cbor", ".jsonl", ".log", ".zst")
 _SEQUENCE: Final = re.compile(rb'"sequence":([0-9]{1,18})')
-_OWN_LINE: Final = re.compile(rb'"x_c":"[0-9a-f]{8}"\}\}$')
 
 
 class UnreadableError(ValueError):
@@ -162,8 +160,7 @@ def _others(file: "_File", content: bytes, base: int, name: str) -> Iterator[Ite
 
 
 def _lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
-    line = content.partition(b"\n")[0]
-    if _OWN_LINE.search(line.rstrip()):
+    if jsonl.is_sealed(content.partition(b"\n")[0]):
         yield from _ours(file, content, 0, "jsonl", name)
     else:
         yield from v2.in_order(_other_lines(file, content, name))
@@ -175,7 +172,7 @@ def _other_lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
         lines = content.split(b"\n")
         content = lines.pop()
         for line in lines:
-            found = seed_lines.entry(line, seq, name) if line.strip() else None
+            found = buffered.entry(line, seq, name) if line.strip() else None
             if found is None and is_first:
                 raise BadHeaderError("its first line is no entry of a capture")
             if found is not None:
@@ -188,7 +185,7 @@ def _other_lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
         if not more or len(content) > WINDOW_BYTES_MAX:
             break
         content += more
-    found = seed_lines.entry(content, seq, name) if content.strip() else None
+    found = buffered.entry(content, seq, name) if content.strip() else None
     if found is not None:
         yield found
     elif content.strip() and is_first:

@@ -1,4 +1,4 @@
-"""CBOR V2 files whose entries are legs of exchanges: those of the reference implementation, and our own exports. Blocking.
+"""Files whose entries are legs of exchanges: CBOR V2 of the reference implementation and of our exports, its JSONL. Blocking.
 
 A file is read twice: first which entries belong together and where they stand (8 bytes an entry are held), then an exchange at
 a time. What an entry is, and which belong to one request, is as for `llmdump inspect` (`captures`); what is none is told, and
@@ -23,13 +23,14 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import cbor2
 
-from llmdump.captures import v2
+from llmdump.captures import buffered, v2
 from llmdump.captures.belonging import Captures, Requests
-from llmdump.captures.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, NAMES, PROXY_TO_BACKEND, PROXY_TO_CLIENT, Entry
-from llmdump.captures.v2 import BadHeaderError, Cut, Header
+from llmdump.captures.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, ITSELF, NAMES, PROXY_TO_BACKEND, PROXY_TO_CLIENT, Entry
+from llmdump.captures.v2 import BadHeaderError, Cut, Header, Skipped
 from llmdump.importing import legs, parts
 from llmdump.importing.parts import Fields, Item, Made, Part, Problem, UnusableError
 
+LINE_BYTES_MAX: Final = 256 * 1024 * 1024
 _STREAM_ENDS: Final = (b"[DONE]", b"message_stop", b"response.completed", b"response.failed", b"response.incomplete")
 _STREAM_BEGINS: Final = (b"data:", b"event:", b":")
 _ERRORS: Final = (UnusableError, cbor2.CBORDecodeError, ValueError, KeyError, TypeError, OverflowError)
@@ -42,14 +43,17 @@ class _Place(NamedTuple):
     is_ours: bool
 
 
-def read(file: BinaryIO) -> Iterator[Item]:
-    """The exchanges, in the order in which they begin, and what could not be taken. Raises OSError, UnusableError."""
+def read(file: BinaryIO, form: str) -> Iterator[Item]:
+    """The exchanges, in the order in which they begin, and what could not be taken. `form` is `v2` or `buffered`.
+
+    Raises OSError, UnusableError."""
     places: dict[str, _Place] = {}
-    yield from _look(file, places)
+    found, at = (_items, _entry) if form == "v2" else (_lines, _line)
+    yield from _look(found(file), places)
     for request, place in places.items():
         where = f"offset {place.offsets[0]}"
         try:
-            entries = [_at(file, offset) for offset in place.offsets]
+            entries = [at(file, offset) for offset in place.offsets]
             yield from [legs.exchange(where, entries)] if place.is_ours else _foreign(where, request, entries)
         except _ERRORS as err:
             yield Problem(where, f"{type(err).__name__}: {err}"[:200])
@@ -58,35 +62,64 @@ def read(file: BinaryIO) -> Iterator[Item]:
 # --- entries
 
 
-def _look(file: BinaryIO, places: dict[str, _Place]) -> Iterator[Problem]:
+def _look(items: Iterator[v2.Item], places: dict[str, _Place]) -> Iterator[Problem]:
     """Which entries belong together; told is what is none."""
-    file.seek(0)
-    try:
-        header, size, content = v2.begin(file.read)
-    except BadHeaderError as err:
-        raise UnusableError(str(err)) from err
-    requests = Requests()
-    for found in v2.in_order(v2.read(file.read, content, size)):
+    requests, is_ours = Requests(), False
+    for found in v2.in_order(items):
         if isinstance(found, Header):
-            header = found  # another capture, put behind the first
+            is_ours = found.metadata.get("x_legs") == 1
         elif isinstance(found, Entry):
-            yield from _place(found, requests, header.metadata.get("x_legs") == 1, places)
+            yield from _place(found, requests, is_ours, places)
         else:
             why = "the file is cut there" if isinstance(found, Cut) else found.why
             yield Problem(f"offset {found.offset}", f"{found.size} bytes are no entry: {why}")
 
 
 def _place(entry: Entry, requests: Requests, is_ours: bool, places: dict[str, _Place]) -> Iterator[Problem]:
+    if entry.direction == ITSELF:
+        return
     if entry.direction not in NAMES or entry.flag:
         yield Problem(f"offset {entry.offset}", entry.flag or f"direction {entry.direction} is none")
     elif not entry.meta.get("x_k"):  # such are about the file
         places.setdefault(requests.of(entry), _Place(array("Q"), is_ours)).offsets.append(entry.offset)
 
 
-def _at(file: BinaryIO, offset: int) -> Entry:
+def _items(file: BinaryIO) -> Iterator[v2.Item]:
+    file.seek(0)
+    try:
+        header, size, content = v2.begin(file.read)
+    except BadHeaderError as err:
+        raise UnusableError(str(err)) from err
+    yield header
+    yield from v2.read(file.read, content, size)
+
+
+def _entry(file: BinaryIO, offset: int) -> Entry:
     """The entry that was found there. Raises UnusableError."""
     file.seek(offset)
-    entry = v2.entry(cbor2.load(file), offset=offset)
+    return _found(v2.entry(cbor2.load(file), offset=offset))
+
+
+def _lines(file: BinaryIO) -> Iterator[v2.Item]:
+    offset = seq = 0
+    file.seek(0)
+    while line := file.readline(LINE_BYTES_MAX):
+        entry = buffered.entry(line, seq, "", offset)
+        if entry is not None:
+            seq = entry.seq + 1
+            yield entry
+        elif line.strip():
+            yield Skipped(offset, len(line), "a line that is no entry")
+        offset += len(line)
+
+
+def _line(file: BinaryIO, offset: int) -> Entry:
+    """The entry of the line that was found there. Raises UnusableError."""
+    file.seek(offset)
+    return _found(buffered.entry(file.readline(LINE_BYTES_MAX), 0, "", offset))
+
+
+def _found(entry: object) -> Entry:
     if not isinstance(entry, Entry):
         raise UnusableError("the file was changed meanwhile")
     entry.ts = parts.number(entry.ts)
