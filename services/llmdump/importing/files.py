@@ -1,13 +1,14 @@
 """Which sort of capture a file is, told from its first bytes, and its content as a plain file. Blocking.
 
 zstd or gzip    undone into a temporary file first
-CBOR            `segment` where records follow the header, else `v2` (see `entries`)
+CBOR            `segment` where the header says so, else `v2` (see `entries`)
 JSON            `har` where the object has a `log`; `wire-jsonl` where the first line is one of our segments, with its
                 checksum, `buffered` where it has the same keys without; one with `req` and `resp` is a trace, api-log's or ours
 """
 
 import gzip
 import hashlib
+import io
 import re
 import shutil
 import tempfile
@@ -15,9 +16,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
-from llmdump import jsonl, record
+from llmdump import jsonl
+from llmdump.captures import v2
+from llmdump.captures.v2 import BadHeaderError
 from llmdump.importing.parts import UnusableError
 from llmdump.seekable import zstd
 from llmdump.segment import V2_MAGIC
@@ -39,20 +42,30 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def plain(path: Path) -> Iterator[BinaryIO]:
-    """The content, seekable, compression undone. Raises OSError, UnusableError."""
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The content from front to back, compression undone; seeking back is slow. Raises OSError, UnusableError."""
     with path.open("rb") as file:
         begin = file.read(4)
         file.seek(0)
         if begin != _ZSTD and begin[:2] != _GZIP:
             yield file
             return
+        try:
+            with zstd.ZstdFile(file) if begin == _ZSTD else gzip.GzipFile(fileobj=file) as packed:
+                yield cast(BinaryIO, packed)
+        except (EOFError, zlib.error, zstd.ZstdError, gzip.BadGzipFile) as err:
+            raise UnusableError(f"its compression is damaged: {err}") from err
+
+
+@contextmanager
+def plain(path: Path) -> Iterator[BinaryIO]:
+    """The content, seekable, compression undone. Raises OSError, UnusableError."""
+    with opened(path) as file:
+        if isinstance(file, io.BufferedReader):
+            yield file
+            return
         with tempfile.TemporaryFile() as undone:
-            try:
-                with zstd.ZstdFile(file) if begin == _ZSTD else gzip.GzipFile(fileobj=file) as packed:
-                    shutil.copyfileobj(packed, undone, _COPY_BYTES)
-            except (EOFError, zlib.error, zstd.ZstdError, gzip.BadGzipFile) as err:
-                raise UnusableError(f"its compression is damaged: {err}") from err
+            shutil.copyfileobj(file, undone, _COPY_BYTES)
             undone.seek(0)
             yield undone
 
@@ -63,7 +76,7 @@ def form_of(file: BinaryIO) -> str:
     file.seek(0)
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")
     if V2_MAGIC.encode() in begin[:256]:
-        return "segment" if _has_records(begin) else "v2"
+        return "segment" if _is_ours(begin) else "v2"
     if _HAR.match(text):
         return "har"
     line = text.partition(b"\n")[0]
@@ -71,7 +84,7 @@ def form_of(file: BinaryIO) -> str:
         return "wire-jsonl" if jsonl.is_sealed(_first_line(file)) else "buffered"
     if line.startswith(b"{") and _TRACE.search(line):
         return "traces"
-    raise UnusableError("this is none of CBOR V2, a segment, JSONL as of api-log, the reference implementation or llmdump, HAR")
+    raise UnusableError("no capture: neither CBOR V2, nor JSONL of llmdump, api-log or the reference implementation, nor HAR")
 
 
 def _first_line(file: BinaryIO) -> bytes:
@@ -82,10 +95,10 @@ def _first_line(file: BinaryIO) -> bytes:
     return line
 
 
-def _has_records(begin: bytes) -> bool:
-    """Whether the first entry is a record in our layout."""
-    at = begin.find(record.MAGIC)
+def _is_ours(begin: bytes) -> bool:
+    """Whether the header is that of a segment."""
     try:
-        return at > 0 and record.measure(begin, at) >= 0 and begin[at + 18 : at + 22] == b"\x63seq\x1b"[:4]
-    except record.DamageError:
+        header, _, _ = v2.begin(lambda _: b"", begin)
+    except BadHeaderError:
         return False
+    return "x_format" in header.metadata
