@@ -17,7 +17,7 @@ from typing import Final
 
 import click
 
-from llmdump import segment
+from llmdump import interrupt, segment
 from llmdump.commands import terminal
 from llmdump.data_dir import DataDir
 from llmdump.importing import files, taking
@@ -65,9 +65,16 @@ def _fill(data: DataDir, places: Sequence[Path]) -> None:
     _import(data, [path for path in found if path not in links])
     command = [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", str(data.root), "--json"]
     errors = None if sys.stderr.isatty() else subprocess.PIPE  # a person sees how far it is
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
-    if done.returncode:
-        raise ArchiveError((done.stderr or "").strip() or "the index cannot be made")
+    with interrupt.held():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    with process:
+        try:
+            _, told = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise ArchiveError((told or "").strip() or "the index cannot be made")
 
 
 def _files(places: Sequence[Path]) -> Iterator[Path]:

@@ -23,7 +23,7 @@ import click
 import uvloop
 from aiohttp import web
 
-from llmdump import address, log, process
+from llmdump import address, interrupt, log, process
 from llmdump.content_coding import Decoder
 from llmdump.data_dir import DataDir
 from llmdump.reading.exchange import Request
@@ -256,6 +256,7 @@ def _fail(err: Exception) -> NoReturn:
 @click.option("--after-last", required=True)
 @click.option("--speed", type=float, default=math.inf)
 @click.option("--config")
+@interrupt.quietly()
 def main(places: tuple[Path, ...], flags: tuple[str, ...], config: str | None, **options: Any) -> None:
     """What `llmdump serve` becomes."""
     settings = process.load_or_exit({"config": config, **dict(flag.split("=", 1) for flag in flags)}).settings
