@@ -52,6 +52,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(autouse=True)
+def _is_heeded() -> Iterator[None]:
+    """A shell's background job has SIGINT ignored, and so has what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def started(line: str, place: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
