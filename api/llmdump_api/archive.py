@@ -1,47 +1,80 @@
-"""Segment files from anywhere as a data directory of their own, so that whatever reads archives reads them too.
+"""Capture files from anywhere as a data directory of their own, so that whatever reads archives reads them too.
 
-The directory's segments are links to the files, so nothing is copied and nothing of theirs is changed; its index is made
-by the indexer, in a process of its own.
+    our segments, both formats, sealed or plain     links to them, so nothing is copied
+    anything else that `llmdump import` takes       imported
+
+Nothing of theirs is changed. The index is made by the indexer, in a process of its own.
 """
 
+import contextlib
+import io
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from llmdump import segment
+import click
+
+from llmdump import interrupt, segment
+from llmdump.commands import terminal
 from llmdump.data_dir import DataDir
-from llmdump.seekable import zstd
+from llmdump.importing import files, taking
+from llmdump.importing.parts import UnusableError
+from llmdump.importing.segments import Importing
+from llmdump.importing.taking import Told
+from llmdump.seekable import SealedFile
 from llmdump.segment import Name
 
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_HEAD_BYTES: Final = 4096
-_CBOR_MAP: Final = 5
+_OURS: Final = {"segment": "cbor", "wire-jsonl": "jsonl"}
+"""Forms that are segments, with the format of that."""
 
 
 class ArchiveError(RuntimeError):
     """No archive can be made of these; the message says why."""
 
 
-def make(root: Path, places: Sequence[Path]) -> DataDir:
-    """A data directory at `root` with the segments of all places: files, or directories with some. Blocking.
+@contextlib.contextmanager
+def opened(places: Sequence[Path]) -> Iterator[DataDir]:
+    """The data directory with an index that is named, or a temporary one of what is in all places. Blocking.
 
-    Raises ArchiveError, OSError.
+    Places are files, or directories with segments. What could not be taken is told on stderr, a line a file; a person sees how
+    far it is. Raises ArchiveError, OSError, apsw.Error.
     """
-    data = DataDir(root).create()
-    number = 0
-    for number, path in enumerate(_files(places), 1):
-        name = Name(f"w{number}", 1, *_format(path))
-        (data.segments / name.file).symlink_to(path.absolute())
-    if not number:
+    if len(places) == 1 and DataDir(places[0]).index.exists():
+        yield DataDir(places[0])
+        return
+    with tempfile.TemporaryDirectory(prefix="llmdump-") as root:
+        data = DataDir(Path(root)).create()
+        try:
+            _fill(data, places)
+            yield data
+        finally:
+            if data.sockets != data.run:
+                data.sockets.rmdir()
+
+
+def _fill(data: DataDir, places: Sequence[Path]) -> None:
+    found = [*_files(places)]
+    if not found:
         raise ArchiveError(f"there are no segment files in {', '.join(map(str, places))}")
+    links = {path: name for number, path in enumerate(found, 1) if (name := _as_segment(path, number))}
+    for path, name in links.items():
+        (data.segments / name.file).symlink_to(path.absolute())
+    _import(data, [path for path in found if path not in links])
     command = [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", str(data.root), "--json"]
     errors = None if sys.stderr.isatty() else subprocess.PIPE  # a person sees how far it is
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
-    if done.returncode:
-        raise ArchiveError((done.stderr or "").strip() or "the index cannot be made")
-    return data
+    with interrupt.held():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    with process:
+        try:
+            _, told = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise ArchiveError((told or "").strip() or "the index cannot be made")
 
 
 def _files(places: Sequence[Path]) -> Iterator[Path]:
@@ -56,18 +89,38 @@ def _files(places: Sequence[Path]) -> Iterator[Path]:
         yield from sorted(DataDir(place).pinned.glob("*.cbor"))
 
 
-def _format(path: Path) -> tuple[str, bool]:
-    """A file's format, and whether it is sealed, by what is in it. Raises ArchiveError."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    sealed = head.startswith(_ZSTD)
-    if sealed:
-        try:
-            head = zstd.open(path).read(1)
-        except (zstd.ZstdError, EOFError) as err:
-            raise ArchiveError(f"{path}: {err}") from err
-    if head[:1] and head[0] >> 5 == _CBOR_MAP:
-        return "cbor", sealed
-    if head[:1] == b"{":
-        return "jsonl", sealed
-    raise ArchiveError(f"{path} is no segment file of llmdump: neither CBOR nor JSONL")
+def _as_segment(path: Path, number: int) -> Name | None:
+    """The name under which a file is one of our segments as it is; None if it is none. Raises ArchiveError, OSError."""
+    try:
+        with files.opened(path) as content:
+            form = _OURS.get(files.form_of(content))
+            is_plain = isinstance(content, io.BufferedReader)
+    except UnusableError as err:
+        raise ArchiveError(f"{path}: {err}") from err
+    return Name(f"w{number}", 1, form, not is_plain) if form and (is_plain or _is_sealed(path)) else None
+
+
+def _is_sealed(path: Path) -> bool:
+    try:
+        SealedFile(path).close()
+    except ValueError:  # compressed by somebody else
+        return False
+    return True
+
+
+def _import(data: DataDir, paths: Sequence[Path]) -> None:
+    if not paths:
+        return
+    with Importing(data, 0) as importing:
+        for path in paths:
+            _warn(taking.take(importing, path, terminal.progress))
+        importing.finish()
+
+
+def _warn(told: Told) -> None:
+    if not told.problems:
+        return
+    first = told.listed[0]
+    place = f"{first['where']}: " if first["where"] else ""
+    rest = f"; and {told.problems - 1:,} more, which `llmdump import` lists" if told.problems > 1 else ""
+    click.echo(f"WARNING: {told.file}: {place}{first['what']}{rest}", err=True)

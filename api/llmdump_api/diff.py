@@ -13,7 +13,7 @@ import click
 import orjson
 from aiohttp import web
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.data_dir import DataDir
 from llmdump.reading import from_records, prices
 from llmdump.reading.cache_cost import billed
@@ -191,6 +191,7 @@ async def _ask(data: DataDir, ids: Mapping[str, str], table: PriceTable) -> dict
 @click.argument("b")
 @click.option("--price-file", default="")
 @click.option("--json", "wants_json", is_flag=True)
+@interrupt.quietly()
 def main(root: str, a: str, b: str, price_file: str, wants_json: bool) -> None:
     """What `llmdump diff` becomes."""
     data = DataDir(Path(root))

@@ -20,7 +20,7 @@ import click
 from aiohttp import web
 from yarl import URL
 
-from llmdump import address, presence, process
+from llmdump import address, interrupt, presence, process
 from llmdump.data_dir import DataDir
 from llmdump.reading import from_records, prices
 from llmdump.reading.prices import PriceTable
@@ -213,6 +213,7 @@ def _change(sets: tuple[str, ...], patch: str | None) -> Change:
 @click.option("--set", "sets", multiple=True)
 @click.option("--patch")
 @click.option("--json", "wants_json", is_flag=True)
+@interrupt.quietly()
 def main(
     id_: str, root: Path, price_file: str, proxy_listen: str, to: str, via: bool, key_env: str, sets: tuple[str, ...],
     patch: str | None, wants_json: bool,

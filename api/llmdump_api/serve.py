@@ -13,7 +13,6 @@ import contextlib
 import math
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import click
 import uvloop
 from aiohttp import web
 
-from llmdump import address, log, process
+from llmdump import address, interrupt, log, process
 from llmdump.content_coding import Decoder
 from llmdump.data_dir import DataDir
 from llmdump.reading.exchange import Request
@@ -245,16 +244,6 @@ def rules_of(settings: Settings, listen: str, match: str, after_last: str, speed
     return Rules(levels, after_last == "repeat", speed, prefixes, alike.SECRET_QUERY.union(names), hosts)
 
 
-@contextlib.contextmanager
-def opened(places: Sequence[Path]) -> Iterator[DataDir]:
-    """The data directory to serve, a temporary one where it must be. Raises archive.ArchiveError, OSError."""
-    if len(places) == 1 and DataDir(places[0]).index.exists():
-        yield DataDir(places[0])
-        return
-    with tempfile.TemporaryDirectory(prefix="llmdump-serve-") as made:
-        yield archive.make(Path(made), places)
-
-
 def _fail(err: Exception) -> NoReturn:
     process.fail(str(err))
 
@@ -267,6 +256,7 @@ def _fail(err: Exception) -> NoReturn:
 @click.option("--after-last", required=True)
 @click.option("--speed", type=float, default=math.inf)
 @click.option("--config")
+@interrupt.quietly()
 def main(places: tuple[Path, ...], flags: tuple[str, ...], config: str | None, **options: Any) -> None:
     """What `llmdump serve` becomes."""
     settings = process.load_or_exit({"config": config, **dict(flag.split("=", 1) for flag in flags)}).settings
@@ -274,7 +264,7 @@ def main(places: tuple[Path, ...], flags: tuple[str, ...], config: str | None, *
     rules = rules_of(settings, **options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(process.EXIT_FAILED))  # before it serves; a temporary archive goes then
     try:
-        with opened(places or (Path(settings.data_dir),)) as data:
+        with archive.opened(places or (Path(settings.data_dir),)) as data:
             uvloop.run(run(data, options["listen"], rules))
     except (archive.ArchiveError, IndexUnreadableError, apsw.Error, OSError) as err:
         _fail(err)

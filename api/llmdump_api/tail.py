@@ -19,7 +19,7 @@ import click
 import orjson
 import uvloop
 
-from llmdump import presence, process
+from llmdump import interrupt, presence, process
 from llmdump.data_dir import DataDir
 from llmdump_api import live_asked
 from llmdump_api.index import Index, IndexUnreadableError
@@ -169,6 +169,7 @@ def _print(text: bytes) -> None:
 @click.option("--filter", "words")
 @click.option("--bytes", "wants_bytes", is_flag=True)
 @click.option("--json", "wants_json", is_flag=True)
+@interrupt.quietly()
 def main(root: str, exchange: str | None, words: str | None, wants_bytes: bool, wants_json: bool) -> None:
     """What `llmdump tail` becomes."""
     data = DataDir(Path(root))

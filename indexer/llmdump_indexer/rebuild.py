@@ -22,7 +22,7 @@ from typing import Any, Final
 import apsw
 import click
 
-from llmdump import process, segment
+from llmdump import interrupt, process, segment
 from llmdump.data_dir import DataDir
 from llmdump.reading import prices
 from llmdump.reading.prices import PriceTable
@@ -182,6 +182,7 @@ def text(found: dict[str, Any]) -> str:
 @click.option("--forget-deleted", is_flag=True)
 @click.option("--json", "wants_json", is_flag=True)
 @click.option("--price-file", default="")
+@interrupt.quietly()
 def main(root: Path, forget_deleted: bool, wants_json: bool, price_file: str) -> None:
     """What `llmdump rebuild` becomes."""
     data = DataDir(root)

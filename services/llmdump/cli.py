@@ -6,10 +6,11 @@ Each command is a module of `llmdump.commands` with a click command of the name 
 
 import importlib
 import keyword
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from llmdump import interrupt
 from llmdump.version import __version__
 
 COMMANDS: Final = {
@@ -76,9 +77,15 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        command = importlib.import_module(f"llmdump.commands.{module}").command
+        with interrupt.held():
+            command = importlib.import_module(f"llmdump.commands.{module}").command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it without a word."""
+        with interrupt.quietly():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `llmdump --help`, without importing any."""

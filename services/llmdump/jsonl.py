@@ -101,6 +101,12 @@ def encode(line: Line, payload: Payload, metadata: Mapping[str, Any]) -> bytes:
     return body + b',"x_c":"%08x"}}\n' % google_crc32c.value(body)
 
 
+def is_sealed(line: bytes) -> bool:
+    """Whether a line ends with a checksum, right or wrong: then it is one of ours. It may have its line end."""
+    line = line.rstrip(b"\r\n")
+    return bool(_CRC.fullmatch(line, max(0, len(line) - _CRC_BYTES)))
+
+
 def payload_of(data: bytes) -> Payload:
     """How the data of a record stands in its line, exactly."""
     if not data:

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 import click
 import uvloop
 
-from llmdump import log, presence
+from llmdump import interrupt, log, presence
 from llmdump.data_dir import DataDir
 from llmdump.presence import Presence
 from llmdump.settings import KEYS, Loaded, SettingError, Settings, allowed, description, flag_of, from_process
@@ -92,7 +92,7 @@ def main(role: str, summary: str, serve: Serve) -> NoReturn:
     command = click.Command(
         f"llmdump-{role}",
         params=setting_options(),
-        callback=lambda **flags: run(role, serve, load_or_exit(flags)),
+        callback=interrupt.quietly()(lambda **flags: run(role, serve, load_or_exit(flags))),
         help=summary + "\n\nEvery setting is a flag; `llmdump config --reference` explains them.",
     )
     sys.exit(command())

@@ -23,6 +23,7 @@ from llmdump_api.looking import asked, main, screen, showing
 from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Index
 from tests.api.test_api_query import row, store
+from tests.inspecting.made import sample
 from tests.writer.test_recovery import begin
 from tests.writer.traffic import compact, realistic, sse
 
@@ -50,7 +51,9 @@ ANSWERED = sse(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `data`, indexed, and a copy of its segment; the last exchange has tools, and controls in its texts."""
+    """A directory with `data`, indexed, a copy of its segment, and a capture of others.
+
+    The last exchange has tools, and controls in its texts."""
     place = tmp_path_factory.mktemp("looking")
     tape = realistic()
     tape.records.pop()  # the goodbye
@@ -59,6 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begin(place / "data" / "segments", "cbor", tape.records, close=True)
     (place / "w0-00000001.cbor").write_bytes((place / "data" / "segments" / "w0-00000001.cbor").read_bytes())
     Follower(DataDir(place / "data").create()).catch_up()
+    sample(place / "session.cbor")
     return place
 
 
@@ -227,13 +231,6 @@ def test_sessions_and_one_as_a_tree(data: Path) -> None:
 
 def test_files_are_an_archive_for_as_long_as_it_takes(place: Path) -> None:
     assert look("show", place / "w0-00000001.cbor", id="-1", raw=True).bytes == b"".join(ANSWERED)
-
-
-def test_what_others_recorded_is_for_inspect(tmp_path: Path) -> None:
-    path = tmp_path / "theirs.cbor"
-    path.write_bytes(header("w0", 1, 1.0))
-    done = look("ls", path)
-    assert done.code == 1 and f"`llmdump inspect {path}`" in done.err
 
 
 def test_records_that_were_deleted_are_told(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmdump import record, seekable
+from llmdump.captures.entry import Entry
 from llmdump.inspecting.content import FAILURES_BYTES_MAX
-from llmdump.inspecting.entry import Entry
 from llmdump.inspecting.pairing import OPEN_MAX, Exchange, walk
 from llmdump.seekable import zstd
 from llmdump.segment import header

@@ -344,3 +344,75 @@ def test_coheres_ranking_is_told_by_its_units() -> None:
     answer = {"id": "x", "results": [{"index": 0, "relevance_score": 0.9}], "meta": {"billed_units": {"search_units": 1}}}
     assert plain("/v2/rerank", answer).reading["api"] == "cohere.rerank"
     assert plain("/v1/rerank", {"results": [], "usage": {"total_tokens": 3}}).reading["api"] == "rerank"
+
+
+def code_assist(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What Gemini CLI gets after a login: Gemini's answer in an envelope."""
+    inner = {"candidates": [candidate(*parts, **more)], "modelVersion": "gemini-2.5-pro", "responseId": "r1"}
+    return {"response": {**inner, "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2}}, "traceId": "t"}
+
+
+def test_code_assist_wraps_what_gemini_says() -> None:
+    first, last = code_assist({"text": "Hi"}, finish=None), code_assist({"text": " you"})
+    path = "/v1internal:streamGenerateContent?alt=sse"
+    for reading in (
+        sse(path, first, last, host="cloudcode-pa.googleapis.com"),
+        sse("/some/gateway", first, last, host="cloudcode-pa.googleapis.com"),
+    ):
+        assert (reading.text, reading.reading["provider"], reading.reading["model"]) == ("Hi you", "google", "gemini-2.5-pro")
+        assert (reading.reading["response_id"], reading.reading["input_tokens"], reading.normalised["complete"]) == (
+            "r1",
+            3,
+            True,
+        )
+
+
+def test_a_blocked_prompt_is_a_whole_answer() -> None:
+    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 4, "totalTokenCount": 4}}
+    path = "/v1beta/models/gemini-x:streamGenerateContent?alt=sse"
+    assert sse(path, blocked).normalised["complete"]
+    assert not sse(path, blocked, complete=False).normalised["complete"]
+
+
+def test_a_picture_is_something_generated() -> None:
+    picture = {"candidates": [candidate({"inlineData": {"mimeType": "image/png", "data": "AA"}}, finish=None)]}
+    reading = sse("/v1beta/models/g:streamGenerateContent?alt=sse", picture, {"candidates": [candidate({"text": ""})]})
+    assert (reading.normalised["ttft_us"], reading.reading["text"]) == (1000, "")
+    pieces = {"functionCall": {"partialArgs": [{"jsonPath": "$.a", "stringValue": "x"}], "willContinue": True}}
+    named = {"functionCall": {"name": "f", "willContinue": True}}
+    reading = sse(
+        "/v1beta/models/g:streamGenerateContent?alt=sse",
+        {"candidates": [candidate(named, finish=None)]},
+        {"candidates": [candidate(pieces, finish=None)]},
+        {"candidates": [candidate({"functionCall": {}})]},
+    )
+    assert reading.reading["tool_calls"] == ["f"]
+    assert (reading.normalised["ttft_us"], reading.normalised["last_token_us"]) == (1000, 2000)
+
+
+def test_vertex_and_studio_tell_what_a_prediction_is_by_its_model() -> None:
+    pictures = plain("/v1beta/models/imagen-4.0-generate-001:predict", {"predictions": [{"bytesBase64Encoded": "AA"}]})
+    assert (pictures.reading["api"], pictures.reading["model"]) == ("gemini.images", "imagen-4.0-generate-001")
+    counted = plain(
+        "/v1/publishers/anthropic/models/count-tokens:rawPredict", {"input_tokens": 14}, asked={"model": "claude-x"}
+    )
+    assert (counted.reading["api"], counted.reading["counted_tokens"], counted.reading["model"]) == (
+        "anthropic.count_tokens",
+        14,
+        "claude-x",
+    )
+
+
+def test_the_old_path_of_llama_server_answers_in_its_own_way() -> None:
+    asked = {"prompt": "x"}
+    answer = {"index": 0, "content": "Hi", "stop": True, "model": "m", "tokens_predicted": 2, "tokens_evaluated": 4,
+              "stop_type": "limit", "timings": LLAMA_TIMINGS}  # fmt: skip
+    whole = plain("/completions", answer, asked=asked)
+    pieces = (
+        {"index": 0, "content": "H", "stop": False},
+        {"index": 0, "content": "i", "stop": False},
+        {**answer, "content": ""},
+    )
+    for reading in (whole, sse("/completions", *pieces, asked=asked)):
+        assert (reading.text, reading.reading["finish_reason"], reading.normalised["input"]) == ("Hi", "limit", 4)
+        assert (reading.normalised["tokens_per_second"], reading.normalised["complete"]) == (50.0, True)

@@ -373,3 +373,23 @@ def test_a_total_that_is_more_than_its_parts_is_believed() -> None:
     assert chat({"content": "a"}, usage={**usage, "total_tokens": 1}).normalised["total"] == 47
     huge = {"prompt_tokens": 2**63 - 1, "completion_tokens": 2**63 - 1}
     assert chat({"content": "a"}, usage=huge).normalised["total"] == 2**63 - 1
+
+
+def test_mistrals_agents_and_its_filling_in_answer_like_chat() -> None:
+    message = {
+        "role": "assistant",
+        "content": "return a",
+        "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+    }
+    answer = {"id": "a", "model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    for path in ("/v1/agents/completions", "/v1/fim/completions"):
+        reading = plain(path, answer, asked={"prompt": "def f("})
+        assert (reading.reading["api"], reading.text, reading.reading["tool_calls"]) == ("openai.chat", "return a", ["f"])
+        assert sse(path, chunk({"content": "return"}), chunk({"content": " a"}, "stop"), "[DONE]").text == "return a"
+
+
+def test_lists_and_deletions_have_no_text() -> None:
+    listed = {"object": "list", "data": [{"id": "c", "object": "chat.completion", "model": "m", "choices": []}]}
+    deleted = {"object": "chat.completion.deleted", "id": "c", "deleted": True}
+    for reading in (plain(CHAT, listed), plain(f"{CHAT}/c", deleted)):
+        assert (reading.reading["api"], reading.reading["text_sha256"]) == ("openai.chat", None)

@@ -101,6 +101,18 @@ def test_deletion_and_counting_generate_nothing() -> None:
     assert (counted.reading["counted_tokens"], counted.normalised["input"], counted.normalised["output"]) == (11, 11, 0)
 
 
+def test_a_compaction_is_counted_and_says_nothing() -> None:
+    counts = {"input_tokens": 139, "output_tokens": 438, "output_tokens_details": {"reasoning_tokens": 64}, "total_tokens": 577}
+    answer = {"id": "resp_c", "object": "response.compaction", "output": [{"type": "compaction"}], "usage": counts}
+    reading = plain("/v1/responses/compact", answer, asked={"model": "gpt-x", "input": []})
+    assert (reading.reading["api"], reading.reading["model"], reading.reading["text_sha256"]) == (
+        "openai.responses_other",
+        "gpt-x",
+        None,
+    )
+    assert (reading.normalised["input"], reading.normalised["output"], reading.normalised["reasoning"]) == (139, 438, 64)
+
+
 def socket(path: str, *events: dict[str, Any], client: dict[str, Any] | None = None) -> Reading:
     reader = Reader(ask(path, method="GET"), 101, [("Upgrade", "websocket")])
     if client is not None:

@@ -27,6 +27,7 @@ USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": SYSTEM_ROLE, "content
         ("gemini.stream", {"contents": [{"parts": []}], "systemInstruction": {"parts": []}},
          [{"role": SYSTEM_ROLE, "content": {"parts": []}}, {"parts": []}]),
         ("gemini.generate", {"contents": {"parts": []}}, [{"parts": []}]),
+        ("gemini.stream", {"model": "g", "request": {"contents": [{"parts": []}]}}, [{"parts": []}]),
         ("cohere.chat_v1", {"preamble": "be kind", "chat_history": [{"role": "CHATBOT", "message": "a"}], "message": "m"},
          [SYSTEM, {"role": "CHATBOT", "message": "a"}, {"role": "USER", "message": "m"}]),
         ("openai.completions", {"prompt": "x"}, []),

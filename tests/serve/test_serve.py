@@ -303,7 +303,7 @@ def test_what_is_no_archive_is_said_in_one_line(tmp_path: Path) -> None:
         [BIN / "llmdump", "serve", tmp_path / "x.txt"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.endswith("x.txt is no segment file of llmdump: neither CBOR nor JSONL\n")
+    assert done.stderr.endswith("JSONL of llmdump, api-log or the reference implementation, nor HAR\n")
     assert done.stderr.count("\n") == 1
 
 

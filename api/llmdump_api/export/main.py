@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 import apsw
 import click
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.data_dir import DataDir
 from llmdump_api.export import otlp, selection
 from llmdump_api.export.forms import FORMS, batches
@@ -59,6 +59,7 @@ class _Progress:
 
 @click.command()
 @click.argument("asked", nargs=1)
+@interrupt.quietly()
 def main(asked: str) -> None:
     """`asked`: a JSON object of roots, params, output, json, to, follow and cursor_file."""
     run(json.loads(asked))

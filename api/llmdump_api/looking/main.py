@@ -11,7 +11,7 @@ import apsw
 import click
 import orjson
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.commands import terminal
 from llmdump.inspecting.text import hexdump
 from llmdump.reading import from_records
@@ -197,6 +197,7 @@ VERBS: Final[dict[str, Callable[[Place, dict[str, Any]], Iterator[str]]]] = {
 @click.command()
 @click.argument("verb", type=click.Choice(list(VERBS)))
 @click.argument("asked_", metavar="JSON")
+@interrupt.quietly()
 def main(verb: str, asked_: str) -> None:
     """What the commands become. `asked_` is a JSON object: places, and what the command asks."""
     terminal.end_with_reader()

@@ -1,7 +1,6 @@
 """The archive that a command is about: a data directory with an index, or a temporary one for files without. Blocking."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +27,7 @@ class Place(NamedTuple):
 def opened(places: Sequence[Path]) -> Iterator[Place]:
     """The archive of what was named. Raises archive.ArchiveError, apsw.Error, OSError."""
     with contextlib.ExitStack() as stack:
-        if len(places) == 1 and DataDir(places[0]).index.exists():
-            data = DataDir(places[0])
-        else:
-            data = archive.make(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmdump-"))), places)
+        data = stack.enter_context(archive.opened(places))
         db = stack.enter_context(contextlib.closing(connect(data.index)))
         db.pragma("mmap_size", 0)  # a list to its end would have the whole index in the process's memory
         _check(db, data, places)
@@ -44,9 +40,7 @@ def _check(db: apsw.Connection, data: DataDir, places: Sequence[Path]) -> None:
         raise archive.ArchiveError(f"{data.index} has schema {version}, not {SCHEMA}: `llmdump rebuild` makes it anew")
     if data.root not in [path.absolute() for path in places] and db.execute("SELECT 1 FROM trace LIMIT 1").get is None:
         names = " ".join(map(str, places))
-        raise archive.ArchiveError(
-            f"no exchange that llmdump recorded is in {names}; `llmdump inspect {names}` reads others, too"
-        )
+        raise archive.ArchiveError(f"no exchange is in {names}; `llmdump inspect {names}` tells what is")
 
 
 def records(place: Place, exchange: str) -> Iterator[Record]:

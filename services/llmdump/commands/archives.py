@@ -1,11 +1,9 @@
 """What the commands that look at archives share: what they are about, and how they become the api's module that asks."""
 
 import json
-import os
-import sys
 from typing import Any, Final, NoReturn
 
-from llmdump import process
+from llmdump import interrupt, process
 
 PLACES: Final = "[DATA|FILE]..."
 
@@ -18,4 +16,4 @@ def question(places: tuple[str, ...], flags: dict[str, Any], **asked: Any) -> di
 
 def become(verb: str, asked: dict[str, Any]) -> NoReturn:
     """Become `llmdump_api.looking`, which answers."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.looking.main", verb, json.dumps(asked)])
+    interrupt.become("llmdump_api.looking.main", [verb, json.dumps(asked)])

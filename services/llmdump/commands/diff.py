@@ -1,13 +1,11 @@
 """`llmdump diff`: which part of a request changed first. The work is the api's (`llmdump_api.diff`), which this becomes."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 
@@ -25,4 +23,4 @@ def command(a: str, b: str, wants_json: bool, **flags: Any) -> None:
     settings = process.load_or_exit(flags).settings
     root = str(DataDir(Path(settings.data_dir)).root)
     arguments = [f"--price-file={settings.price_file}", *["--json"] * wants_json, "--", root, a, b]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.diff", *arguments])
+    interrupt.become("llmdump_api.diff", arguments)

@@ -1,14 +1,12 @@
 """`llmdump export`: exchanges for other tools. The work is the api's (`llmdump_api.export.main`), which this becomes."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.commands import options
 
 FORMS: Final = ("jsonl", "wire-jsonl", "cbor", "har", "openai-finetune", "anthropic-finetune", "parquet", "otlp", "zip")
@@ -48,7 +46,7 @@ def command(data: tuple[str, ...], config: str | None, data_dir: str | None, **g
     Needs the index of each, and no running process. A FILE is there when it is whole. Exit code 1 if it is not.
     """
     words = json.dumps(wanted(data, config, data_dir, **given))
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.export.main", words])
+    interrupt.become("llmdump_api.export.main", [words])
 
 
 def wanted(data: tuple[str, ...], config: str | None, data_dir: str | None, **given: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any, Final, NoReturn
 import click
 
 from llmdump import process
+from llmdump.captures.entry import NAMES, escaped, name_of
 from llmdump.commands import options, terminal
 from llmdump.inspecting import as_json, files, moments, selection, text, views
-from llmdump.inspecting.entry import NAMES, escaped, name_of
 from llmdump.inspecting.files import UnreadableError
 from llmdump.inspecting.issues import KINDS
 from llmdump.inspecting.pairing import Paired

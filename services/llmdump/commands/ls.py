@@ -16,6 +16,7 @@ Examples:
   llmdump ls --since -2h --status 5xx
   llmdump ls -q '"rate limit" retry' --json
   llmdump ls w0-00000001.cbor.zst
+  llmdump ls session.cbor browser.har           captures of other programs
 """
 
 
@@ -37,9 +38,9 @@ Examples:
 def command(places: tuple[str, ...], **flags: Any) -> None:
     """The exchanges of an archive, newest first, a line each.
 
-    DATA is a data directory, with or without running processes; FILE a segment file, plain or .zst, of which an index is
-    made aside. None: this instance. The ID that is shown is the end of the id, which `llmdump show` takes. Columns for which
-    the terminal has no room are left out.
+    DATA is a data directory, with or without running processes; FILE a segment, plain or .zst, or any capture that
+    `llmdump import` takes, of which an index is made aside. None: this instance. The ID that is shown is the end of the id,
+    which `llmdump show` takes. Columns for which the terminal has no room are left out.
     """
     archives.become("ls", question(places, **flags))
 

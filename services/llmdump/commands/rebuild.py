@@ -1,13 +1,11 @@
 """`llmdump rebuild`: the index made anew. The work is the indexer's (`llmdump_indexer.rebuild`), which this becomes."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 
@@ -30,4 +28,4 @@ def command(forget_deleted: bool, wants_json: bool, **flags: Any) -> None:
         *["--forget-deleted"] * forget_deleted,
         *["--json"] * wants_json,
     ]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_indexer.rebuild", *arguments])
+    interrupt.become("llmdump_indexer.rebuild", arguments)

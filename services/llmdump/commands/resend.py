@@ -1,13 +1,11 @@
 """`llmdump resend`: a recorded request sent again. The work is the api's (`llmdump_api.resend`), which this becomes."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 
@@ -54,4 +52,4 @@ def command(id_: str, to: str, via: bool, sets: tuple[str, ...], patch: str | No
         "--",
         id_,
     ]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.resend", *arguments])
+    interrupt.become("llmdump_api.resend", arguments)

@@ -1,12 +1,10 @@
 """`llmdump serve`: an archive as a backend. The work is the api's (`llmdump_api.serve`), which this becomes."""
 
-import os
-import sys
 from typing import Any, Final
 
 import click
 
-from llmdump import address, process
+from llmdump import address, interrupt, process
 from llmdump.commands import options
 
 LISTEN: Final = "127.0.0.1:7863"
@@ -69,4 +67,4 @@ def command(places: tuple[str, ...], **flags: Any) -> None:
         "--",
         *places,
     ]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.serve", *arguments])
+    interrupt.become("llmdump_api.serve", arguments)

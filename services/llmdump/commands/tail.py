@@ -1,13 +1,11 @@
 """`llmdump tail`: exchanges as they open, stream and end. The work is the api's (`llmdump_api.tail`), which this becomes."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmdump import process
+from llmdump import interrupt, process
 from llmdump.commands import options
 from llmdump.data_dir import DataDir
 
@@ -39,4 +37,4 @@ def command(exchange: str | None, words: str | None, wants_bytes: bool, wants_js
         *["--json"] * wants_json,
         *(["--", exchange] if exchange is not None else []),
     ]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "llmdump_api.tail", *arguments])
+    interrupt.become("llmdump_api.tail", arguments)

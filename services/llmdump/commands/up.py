@@ -32,12 +32,18 @@ class _Stop:
     """Whether a signal to stop has come."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.number = 0
+        """Of the signal."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask)
 
-    def _ask(self, _: int, __: FrameType | None) -> None:
-        self.asked = True
+    @property
+    def asked(self) -> bool:
+        """Whether one has come."""
+        return bool(self.number)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.number = number
 
 
 def run(**flags: Any) -> None:
@@ -54,10 +60,11 @@ def run(**flags: Any) -> None:
             for role in health.ROLES:
                 group.start(role, arguments)
             group.wait(stop=lambda: stop.asked)
-            left = group.left() if stop.asked else _watch(group, settings, data, stop)
+            before_it_works = stop.number
+            left = group.left() if before_it_works else _watch(group, settings, data, stop)
     except (together.NotReadyError, OSError) as err:
         process.fail(str(err))
-    sys.exit(_code(group, left))
+    sys.exit(together.exit_code(-before_it_works) if before_it_works else _code(group, left))
 
 
 def _watch(group: Together, settings: Settings, data: DataDir, stop: _Stop) -> tuple[str, int] | None:

@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import Any, Final
 
 from llmdump import heads
+from llmdump.captures.entry import Entry
 from llmdump.importing import parts
-from llmdump.importing.parts import Entry, Made, Part, UnusableError
+from llmdump.importing.parts import Made, Part, UnusableError
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_BACKEND, PROXY_TO_CLIENT
 
 ASKED: Final = ("x_peer", "x_key", "x_rule", "x_bad", "x_client")

@@ -31,15 +31,6 @@ class Problem(NamedTuple):
     what: str
 
 
-class Entry(NamedTuple):
-    """One entry of a V2 file, inflated."""
-
-    ts: float
-    direction: int
-    data: bytes
-    meta: dict[str, Any]
-
-
 class Part(NamedTuple):
     """One record to be, of an exchange."""
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from llmdump.inspecting.entry import expanded, name_of
+from llmdump.captures.entry import expanded, name_of
+from llmdump.captures.v2 import Header
 from llmdump.inspecting.issues import Issue
 from llmdump.inspecting.pairing import Paired
-from llmdump.inspecting.v2 import Header
 from llmdump.reading.exchange import Event
 from llmdump.reading.framing import Body
 from llmdump.reading.typed import BROKEN, decoded

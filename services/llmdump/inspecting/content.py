@@ -1,15 +1,13 @@
 """What the entries of one leg carry: message heads taken off, bodies to events, whatever pieces they come in. Pure.
 
-    entries of a leg ─▶ captures (the same stream recorded twice counts once) ─▶ head, Body | messages ─▶ Event, Event, …
-
-Some recorders write a backend's stream twice, at the boundary and after translation, with the same numbers `ci`. The first
-capture is the one that is read.
+entries of a leg ─▶ captures (the same stream recorded twice counts once) ─▶ head, Body | messages ─▶ Event, Event, …
 """
 
 from typing import Final
 
 from llmdump import heads
-from llmdump.inspecting.entry import Entry, text
+from llmdump.captures.belonging import Captures
+from llmdump.captures.entry import Entry
 from llmdump.reading.exchange import Event
 from llmdump.reading.framing import Body, WebSocket
 
@@ -18,7 +16,6 @@ FAILURES_BYTES_MAX: Final = 64 * 1024
 """Of a plain body or an event, where only failures are looked for."""
 WHOLE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Where all of it is read."""
-CAPTURES_MAX: Final = 4
 _HTTP: Final = b"HTTP/1."
 
 
@@ -37,7 +34,7 @@ class Content:
         self.problem = ""
         self.is_again = False
         """The entry taken last is of a second capture."""
-        self._captures: list[tuple[str, int]] = []  # session and last `ci`
+        self._captures = Captures()
 
     def take(self, entry: Entry, at_us: int) -> list[Event]:
         """The events that end in this entry; nothing for one of a second capture."""
@@ -64,10 +61,9 @@ class Content:
         return events
 
     def _of_others(self, entry: Entry, at_us: int) -> list[Event]:
-        meta = entry.meta
-        if meta.get("transport") == "websocket" or "ws_message_type" in meta:
+        if entry.is_message:
             return [Event(entry.data, "", at_us)]
-        self.is_again = not self._is_first_capture(entry)
+        self.is_again = not self._captures.is_first(entry)
         if self.is_again or not self._limit:
             return []
         data = entry.data
@@ -76,21 +72,7 @@ class Content:
             self._begin(head)
         events = self._feed(data, at_us)
         # Without `ci` it is no piece of a stream, but a whole message.
-        return events if "ci" in meta or self.is_stream else events + self.finish(at_us)
-
-    def _is_first_capture(self, entry: Entry) -> bool:
-        index = entry.meta.get("ci")
-        if not isinstance(index, int):
-            return True
-        session = text(entry.meta.get("sid"))
-        for at, (own, last) in enumerate(self._captures):
-            if own == session and last < index:
-                self._captures[at] = own, index
-                return at == 0
-        if len(self._captures) < CAPTURES_MAX:
-            self._captures.append((session, index))
-            return len(self._captures) == 1
-        return False
+        return events if "ci" in entry.meta or self.is_stream else events + self.finish(at_us)
 
     def _begin(self, head: bytes) -> None:
         parsed = heads.parse(head)

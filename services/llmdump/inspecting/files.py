@@ -4,35 +4,27 @@
     any other directory                      the capture files in it, by name
     a file                                   CBOR V2 of any program, JSONL (ours, or the buffered format); each also as .zst
 
-What a file is, its first bytes say, not its name. Entries of other programs come by their number: their batches are
-written concurrently, so they are put in order within `ORDER_MAX` entries. Nothing is held but a window of the file.
+What a file is, its first bytes say, not its name. Entries of other programs come by their number. Nothing is held but a
+window of the file, and entries that wait for one with a lower number (see `v2`).
 """
 
-import heapq
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llmdump import durable, record, segment, window
-from llmdump.inspecting import seed_lines, v2
-from llmdump.inspecting.entry import Entry, Mark, of_record
+from llmdump import durable, jsonl, record, segment, window
+from llmdump.captures import buffered, v2
+from llmdump.captures.entry import Entry, Mark, of_record
+from llmdump.captures.v2 import WINDOW_BYTES, WINDOW_BYTES_MAX, BadHeaderError, Cut, Header, Skipped
 from llmdump.inspecting.issues import Issue
-from llmdump.inspecting.v2 import BadHeaderError, Cut, Header, Skipped
 from llmdump.seekable import SealedFile, zstd
 from llmdump.segment import Damage, SegmentFile
 
-WINDOW_BYTES: Final = 1024 * 1024
-WINDOW_BYTES_MAX: Final = record.RECORD_BYTES_MAX + WINDOW_BYTES
-HEADER_BYTES_MAX: Final = 1024 * 1024
-ORDER_MAX: Final = 2048
-ORDER_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of entries that wait for one with a lower number."""
 _ZSTD: Final = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 _SUFFIXES: Final = (".cbor", ".jsonl", ".log", ".zst")
 _SEQUENCE: Final = re.compile(rb'"sequence":([0-9]{1,18})')
-_OWN_LINE: Final = re.compile(rb'"x_c":"[0-9a-f]{8}"\}\}$')
 
 
 class UnreadableError(ValueError):
@@ -100,22 +92,15 @@ def items(source: Source, advance: Callable[[int], None] = lambda _: None) -> It
 
 def _read(file: "_File", name: str) -> Iterator[Item]:
     first = file.read(WINDOW_BYTES)
-    if not first:
-        raise BadHeaderError("the file is empty")
     if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
         yield from _lines(file, first, name)
         return
-    while (found := v2.header(first)) is None:
-        more = file.read(WINDOW_BYTES) if len(first) < HEADER_BYTES_MAX else b""
-        if not more:
-            raise BadHeaderError("not a capture file: its header is cut short")
-        first += more
-    header, begin = found
+    header, size, rest = v2.begin(file.read, first)
     yield header
     if "x_format" in header.metadata:
-        yield from _ours(file, first[begin:], begin, "cbor", name)
+        yield from _ours(file, rest, size, "cbor", name)
     else:
-        yield from _in_order(_others(file, first[begin:], begin, name))
+        yield from v2.in_order(_others(file, rest, size, name))
 
 
 def _ours(file: "_File", content: bytes, base: int, form: str, name: str) -> Iterator[Item]:
@@ -165,33 +150,20 @@ def _damaged(content: bytes, damage: Damage, name: str) -> Iterator[Item]:
 
 def _others(file: "_File", content: bytes, base: int, name: str) -> Iterator[Item]:
     """Entries of other programs."""
-    at_end, last_seq = False, -1
-    while True:
-        end = base + len(content)
-        for found in v2.scan(content, base, last_seq, name, at_end=at_end):
-            if isinstance(found, Cut):
-                end = found.offset
-            elif isinstance(found, Skipped):
-                yield _damage(name, f"{found.size:,} bytes at {found.offset} skipped: {found.why}")
-            else:
-                last_seq = found.seq if isinstance(found, Entry) else -1
-                yield found
-        content, base, want = content[end - base :], end, WINDOW_BYTES if end > base else max(WINDOW_BYTES, len(content))
-        if at_end:
-            break
-        more = file.read(want)
-        at_end = not more or len(content) > WINDOW_BYTES_MAX
-        content += more
-    if content:
-        yield _damage(name, f"truncated tail, {len(content):,} bytes")
+    for found in v2.read(file.read, content, base, name):
+        if isinstance(found, Skipped):
+            yield _damage(name, f"{found.size:,} bytes at {found.offset} skipped: {found.why}")
+        elif isinstance(found, Cut):
+            yield _damage(name, f"truncated tail, {found.size:,} bytes")
+        else:
+            yield found
 
 
 def _lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
-    line = content.partition(b"\n")[0]
-    if _OWN_LINE.search(line.rstrip()):
+    if jsonl.is_sealed(content.partition(b"\n")[0]):
         yield from _ours(file, content, 0, "jsonl", name)
     else:
-        yield from _in_order(_other_lines(file, content, name))
+        yield from v2.in_order(_other_lines(file, content, name))
 
 
 def _other_lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
@@ -200,7 +172,7 @@ def _other_lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
         lines = content.split(b"\n")
         content = lines.pop()
         for line in lines:
-            found = seed_lines.entry(line, seq, name) if line.strip() else None
+            found = buffered.entry(line, seq, name) if line.strip() else None
             if found is None and is_first:
                 raise BadHeaderError("its first line is no entry of a capture")
             if found is not None:
@@ -213,37 +185,13 @@ def _other_lines(file: "_File", content: bytes, name: str) -> Iterator[Item]:
         if not more or len(content) > WINDOW_BYTES_MAX:
             break
         content += more
-    found = seed_lines.entry(content, seq, name) if content.strip() else None
+    found = buffered.entry(content, seq, name) if content.strip() else None
     if found is not None:
         yield found
     elif content.strip() and is_first:
         raise BadHeaderError("its first line is no entry of a capture")
     elif content.strip():
         yield _damage(name, f"truncated tail, {len(content):,} bytes")
-
-
-def _in_order(found: Iterable[Item]) -> Iterator[Item]:
-    """Entries by their number, as far as they are near; a header begins anew."""
-    waiting: list[tuple[int, int, Entry]] = []
-    held_bytes = 0
-    for index, item in enumerate(found):
-        if isinstance(item, Issue):
-            yield item
-            continue
-        if isinstance(item, Header):
-            while waiting:
-                yield heapq.heappop(waiting)[2]
-            held_bytes = 0
-            yield item
-            continue
-        heapq.heappush(waiting, (item.seq, index, item))
-        held_bytes += len(item.data)
-        while len(waiting) > ORDER_MAX or held_bytes > ORDER_BYTES_MAX:
-            entry = heapq.heappop(waiting)[2]
-            held_bytes -= len(entry.data)
-            yield entry
-    while waiting:
-        yield heapq.heappop(waiting)[2]
 
 
 def _damage(name: str, text: str) -> Issue:

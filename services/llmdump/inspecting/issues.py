@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from llmdump.inspecting.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_BACKEND, PROXY_TO_CLIENT, Entry, Mark, text
+from llmdump.captures.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_BACKEND, PROXY_TO_CLIENT, Entry, Mark, text
 from llmdump.inspecting.pairing import Attempt, Exchange, Paired
 from llmdump.reading import failures
 from llmdump.reading.exchange import Event

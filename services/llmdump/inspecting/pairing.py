@@ -2,17 +2,17 @@
 
     entries ─▶ walk ─▶ Paired(entry, its exchange, its attempt, events, gap) … and each Exchange once more when it is over
 
-An entry belongs to the exchange of its request id; without one to the last request of its session, and a request without
-one begins an exchange. What a backend sends belongs to the last attempt (P->B). Our own exchanges are over with their
-`end`; others when the file ends, or when `OPEN_MAX` younger ones are open: so memory does not depend on the file.
+An exchange is what belongs to one request (see `belonging`). What a backend sends belongs to the last attempt (P->B). Our own
+exchanges are over with their `end`; others when the file ends, or when `OPEN_MAX` younger ones are open: so memory does not
+depend on the file.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from llmdump.inspecting.content import NOTHING, WHOLE_BYTES_MAX, Content
-from llmdump.inspecting.entry import (
+from llmdump.captures.belonging import Requests
+from llmdump.captures.entry import (
     BACKEND_TO_PROXY,
     CLIENT_TO_PROXY,
     ITSELF,
@@ -22,6 +22,7 @@ from llmdump.inspecting.entry import (
     Mark,
     text,
 )
+from llmdump.inspecting.content import NOTHING, WHOLE_BYTES_MAX, Content
 from llmdump.reading.exchange import Event
 
 OPEN_MAX: Final = 1024
@@ -203,9 +204,9 @@ class _Pairing:
         self._bytes_max = bytes_max
         self._whole = bytes_max >= WHOLE_BYTES_MAX
         self._open: OrderedDict[str, Exchange] = OrderedDict()
-        self._current: OrderedDict[str, str] = OrderedDict()
+        self._requests = Requests()
         self._over: list[Exchange] = []
-        self._requests = self._made = self._begun = 0
+        self._asked = self._begun = 0
 
     def over(self) -> list[Exchange]:
         """The exchanges that are over by now."""
@@ -246,23 +247,8 @@ class _Pairing:
         return round(entry.ts - before.last.ts, 6)
 
     def _exchange(self, entry: Entry) -> Exchange:
-        before: Exchange | None = None
-        key = entry.rid
-        if not key:
-            session = entry.session
-            key = self._current.get(session, "")
-            before = self._open.get(key)
-            if before is None or (entry.direction == CLIENT_TO_PROXY and not _is_message(entry)):
-                self._made += 1
-                key = f"#{self._made}"
-            self._current[session] = key
-            self._current.move_to_end(session)
-            if len(self._current) > OPEN_MAX:
-                self._current.popitem(last=False)
-        elif not entry.kind:
-            self._current[entry.session] = key
-            if len(self._current) > OPEN_MAX:
-                self._current.popitem(last=False)
+        before = None if entry.rid else self._open.get(self._requests.last(entry.session))
+        key = self._requests.of(entry)
         found = self._open.get(key)
         if found is None:
             self._begun += 1
@@ -302,8 +288,8 @@ class _Pairing:
 
     def _ask(self, entry: Entry, exchange: Exchange) -> None:
         if exchange.asked is None:
-            self._requests += 1
-            exchange.number, exchange.asked = self._requests, entry.mark
+            self._asked += 1
+            exchange.number, exchange.asked = self._asked, entry.mark
         if self._whole:
             if entry.kind == "head":
                 exchange.head = entry.data
@@ -312,14 +298,9 @@ class _Pairing:
                 exchange.body_bytes += len(entry.data)
 
     def _attempt(self, entry: Entry, exchange: Exchange) -> Attempt:
-        if exchange.attempts and (_is_message(entry) or len(exchange.attempts) >= ATTEMPTS_MAX):
+        if exchange.attempts and (entry.is_message or len(exchange.attempts) >= ATTEMPTS_MAX):
             return exchange.attempts[-1]
         attempt = Attempt(entry.mark, entry.backend, self._bytes_max)
         attempt.request = entry.data if self._whole else b""
         exchange.attempts.append(attempt)
         return attempt
-
-
-def _is_message(entry: Entry) -> bool:
-    """Whether it is a message on a connection that goes on, rather than a request."""
-    return not entry.kind and (entry.meta.get("transport") == "websocket" or "ws_message_type" in entry.meta)

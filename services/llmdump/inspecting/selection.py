@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from llmdump.inspecting.entry import NAMES, Entry, as_text, escaped, text
+from llmdump.captures.entry import NAMES, Entry, as_text, escaped, text
 from llmdump.inspecting.pairing import Paired
 
 CONTEXT_DEFAULT: Final = 5

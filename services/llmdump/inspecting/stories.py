@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from llmdump import heads
-from llmdump.inspecting.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_CLIENT, Entry, as_text
+from llmdump.captures.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_CLIENT, Entry, as_text
 from llmdump.inspecting.issues import failures_of
 from llmdump.inspecting.pairing import Attempt, Exchange, Leg, Paired
 from llmdump.reading.exchange import Event, Request

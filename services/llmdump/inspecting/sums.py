@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from llmdump.captures.entry import ITSELF, PROXY_TO_BACKEND, name_of, text
 from llmdump.inspecting import issues
-from llmdump.inspecting.entry import ITSELF, PROXY_TO_BACKEND, name_of, text
 from llmdump.inspecting.issues import FOUND_MAX, Issue
 from llmdump.inspecting.pairing import Exchange, Paired
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from llmdump.inspecting.entry import Entry, as_text, escaped, expanded, short_of, text
+from llmdump.captures.entry import Entry, as_text, escaped, expanded, short_of, text
+from llmdump.captures.v2 import Header
 from llmdump.inspecting.issues import Issue
 from llmdump.inspecting.pairing import Paired
 from llmdump.inspecting.sums import Found, Summary
-from llmdump.inspecting.v2 import Header
 
 RULE: Final = "=" * 70
 PREVIEW_LINES_MAX: Final = 5

@@ -8,14 +8,14 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from llmdump.captures.entry import Entry
+from llmdump.captures.v2 import Header
 from llmdump.inspecting import content, files, stories
-from llmdump.inspecting.entry import Entry
 from llmdump.inspecting.files import Source
 from llmdump.inspecting.issues import Issue
 from llmdump.inspecting.pairing import Exchange, Paired, walk
 from llmdump.inspecting.selection import NOTHING, Filters, Selector, is_meant
 from llmdump.inspecting.sums import Backends, Conversations, Found, Pairs, Statuses, Summary
-from llmdump.inspecting.v2 import Header
 
 WAITING_MAX: Final = 1024
 """Requests that are told and wait for one that began before them and is not over."""

@@ -16,6 +16,7 @@ import orjson
 
 from llmdump.reading.canonical import decode
 from llmdump.reading.from_records import Told
+from llmdump.reading.turns import unwrapped
 
 _TEXTS: Final = frozenset({"text", "input_text", "output_text"})
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
@@ -68,10 +69,10 @@ def conversation(told: Told, *, ended: bool) -> Conversation:
     if not ended or not told.reading.normalised["complete"] or told.answer_cut:
         raise UnfitError("answer is not whole")
     asked = _Asked()
-    asked.read(document)
+    asked.read(unwrapped(document))
     if not any(message.role in {"user", "tool"} for message in asked.messages):
         raise UnfitError("no messages")
-    return Conversation([*_joined(asked.messages), _answer(told, asked)], list(_tools(document.get("tools"))))
+    return Conversation([*_joined(asked.messages), _answer(told, asked)], list(_tools(unwrapped(document).get("tools"))))
 
 
 def _answer(told: Told, asked: "_Asked") -> Message:

@@ -17,7 +17,9 @@ _PATHS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r":streamGenerateContent", "gemini.stream"),
         (r":generateContent", "gemini.generate"),
         (r":countTokens", "gemini.count_tokens"),
+        (r"/imagen[^/]*:predict", "gemini.images"),
         (r":(embedContent|batchEmbedContents|predict)", "gemini.embed"),
+        (r"/count-tokens:rawPredict", "anthropic.count_tokens"),
         (r":(rawPredict|streamRawPredict)", "vertex.raw_predict"),
         (r"/model/[^/]+/converse", "bedrock.converse"),
         (r"/model/[^/]+/converse-stream", "bedrock.converse_stream"),
@@ -29,6 +31,7 @@ _PATHS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"/messages", "anthropic.messages"),
         (r"/v1/complete", "anthropic.complete"),
         (r"/chat/completions(/[^/]+)?", "openai.chat"),
+        (r"/(agents|fim)/completions", "openai.chat"),  # Mistral's answer like chat
         (r"/completions", "openai.completions"),
         (r"/responses", "openai.responses"),
         (r"/responses/(input_tokens|compact)|/responses/[^/]+/[^/]+", "openai.responses_other"),
@@ -62,6 +65,7 @@ _HOSTS: Final = (
     ("openai.azure.com", "azure"), ("services.ai.azure.com", "azure"), ("inference.ai.azure.com", "azure"),
     ("cognitiveservices.azure.com", "azure"), ("api.openai.com", "openai"), ("api.anthropic.com", "anthropic"),
     ("aiplatform.googleapis.com", "google_vertex"), ("generativelanguage.googleapis.com", "google"),
+    ("cloudcode-pa.googleapis.com", "google"), ("chatgpt.com", "openai"),
     ("openrouter.ai", "openrouter"), ("cohere.com", "cohere"), ("cohere.ai", "cohere"), ("x.ai", "xai"),
     ("deepseek.com", "deepseek"), ("mistral.ai", "mistral"), ("groq.com", "groq"), ("ai-gateway.vercel.sh", "vercel_gateway"),
     ("huggingface.co", "huggingface"), ("z.ai", "zai"), ("bigmodel.cn", "zai"), ("perplexity.ai", "perplexity"),
@@ -141,6 +145,8 @@ def by_shape(document: dict[str, Any], name: str) -> str | None:
         return "anthropic.messages"
     choices = document.get("choices")
     if isinstance(choices, list):
+        if not choices and "usage" not in document:  # Azure says first what its filters found
+            return None
         first = choices[0] if choices and isinstance(choices[0], dict) else {}
         return "openai.completions" if "text" in first and "message" not in first else "openai.chat"
     return next((api for keys, api in _SHAPES if all(key in document for key in keys)), None)
@@ -148,6 +154,7 @@ def by_shape(document: dict[str, Any], name: str) -> str | None:
 
 _SHAPES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("candidates",), "gemini.generate"),
+    (("response", "traceId"), "gemini.generate"),
     (("usageMetadata", "modelVersion"), "gemini.generate"),
     (("model", "created_at", "message"), "ollama.chat"),
     (("model", "created_at", "response"), "ollama.generate"),

@@ -115,6 +115,7 @@ class Reader:
         self._events = 0
         self._broken = 0
         self._spoke = False
+        self._listed = False
         self._document: Any = None
 
     def event(self, event: Event) -> None:
@@ -148,6 +149,7 @@ class Reader:
             return
         if self._unsure:
             self._find(document, event.name)
+        self._listed = self._listed or document.get("object") == "list" or document.get("deleted") is True
         if self._dialect is not None:
             answer.generated = False
             self._spoke = True
@@ -191,7 +193,7 @@ class Reader:
                 answer.usage.kept["input_tokens"] = tokens
         elif self.api in ("bedrock.invoke", "bedrock.invoke_stream") and not answer.usage.kept:
             answer.usage.take(_header_counts(self._fields))
-        if self._spoke and answer.text is None and answer.failure is None and self.api in GENERATING:
+        if self._spoke and answer.text is None and answer.failure is None and self.api in GENERATING and not self._listed:
             answer.say(None)
         if answer.failure is not None and answer.failure.message is None and answer.failure.type:
             answer.failure = answer.failure._replace(message=answer.failure.type)
@@ -260,7 +262,8 @@ class Reader:
         if self._failed:
             return complete
         if stream:
-            ended = answer.done or (complete and (answer.finish is not None or self._dialect is None))
+            has_end = answer.finish is not None or answer.blocked is not None or self._dialect is None
+            ended = answer.done or (complete and has_end)
             return ended and answer.failure is None
         if framing == "empty":
             return complete and (self._status in NO_BODY or self._request.method == "HEAD")

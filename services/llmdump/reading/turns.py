@@ -3,7 +3,7 @@
     OpenAI chat, Ollama chat, Cohere v2   `messages`
     Anthropic, Bedrock                    `system`, if any, as a turn of its own, then `messages`
     OpenAI Responses                      `instructions` as a turn, then `input`: a text is one user's turn, else each item one
-    Gemini                                `systemInstruction` as a turn, then `contents`
+    Gemini                                `systemInstruction` as a turn, then `contents`; from Code Assist in `request`
     Cohere v1                             `preamble` as a turn, then `chat_history` and `message`
 
 Which of these it is, the keys tell; requests of other kinds (embeddings, images, counting) have no history.
@@ -31,9 +31,15 @@ def turns_of(api: str | None, document: Any) -> list[Any]:
     """The turns of a request to this API (None: not known), by its decoded JSON body; empty if it has no history."""
     if not isinstance(document, dict) or any(kind in (api or "") for kind in _WITHOUT_HISTORY):
         return []
-    system, messages = _parts(document, api)
+    system, messages = _parts(unwrapped(document), api)
     first = [{"role": SYSTEM_ROLE, "content": system}] if system else []
     return [*first, *messages[:TURNS_MAX]]
+
+
+def unwrapped(document: dict[str, Any]) -> dict[str, Any]:
+    """A request's body, without what Code Assist puts around Gemini's."""
+    inner = document.get("request")
+    return inner if isinstance(inner, dict) and "contents" in inner else document
 
 
 def _parts(document: dict[str, Any], api: str | None) -> tuple[Any, list[Any]]:

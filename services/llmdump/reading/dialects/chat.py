@@ -11,6 +11,7 @@ of parts (Mistral, Databricks); a tool call without an index; `message` beside `
 from typing import Any, Final
 
 from llmdump.reading.answer import Answer
+from llmdump.reading.dialects import llama
 from llmdump.reading.typed import at, mapping, objects, text
 
 # The first one that is there counts: some send the same thoughts under two names.
@@ -28,8 +29,11 @@ def read(answer: Answer, document: dict[str, Any], _name: str) -> None:
 
 
 def read_completions(answer: Answer, document: dict[str, Any], _name: str) -> None:
-    """Takes a chunk or a whole answer of completions."""
+    """Takes a chunk or a whole answer of completions; without `/v1`, llama-server answers there in its own way."""
     choices = document.get("choices")
+    if choices is None and "content" in document and "stop" in document:
+        llama.read(answer, document, "")
+        return
     figures(answer, document, choices)
     for position, choice in enumerate(objects(choices)):
         index = choice.get("index")

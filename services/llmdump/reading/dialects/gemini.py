@@ -4,7 +4,8 @@
      usageMetadata, modelVersion, responseId, promptFeedback: {blockReason}}
 
 A stream repeats this object, as SSE (`alt=sse`) or as the elements of one array; the counts are running totals. With
-`enum-encoding=int` reasons are numbers.
+`enum-encoding=int` reasons are numbers. Code Assist, which Gemini CLI asks after a login, has it in `response`. A prompt that
+is blocked has no candidates, and so no reason to end: its answer is whole all the same.
 """
 
 from typing import Any
@@ -15,6 +16,8 @@ from llmdump.reading.typed import at, count, mapping, objects, text
 
 def read(answer: Answer, document: dict[str, Any], _name: str) -> None:
     """Takes a whole answer or an element of a stream."""
+    wrapped = document.get("response")
+    document = wrapped if isinstance(wrapped, dict) and "candidates" not in document else document
     answer.named(document.get("modelVersion"), document.get("responseId"))
     answer.usage.take(document.get("usageMetadata"))
     block = at(document, "promptFeedback", "blockReason")
@@ -46,6 +49,8 @@ def _part(answer: Answer, part: dict[str, Any]) -> None:
         answer.called(function["name"], function.get("id"), function.get("args"))
     if mapping(part.get("executableCode")):
         answer.built_in("executableCode")
+        answer.generated = True
+    if mapping(part.get("inlineData")) or function.get("partialArgs"):
         answer.generated = True
 
 

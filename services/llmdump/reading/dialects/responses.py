@@ -49,10 +49,10 @@ def read(answer: Answer, document: dict[str, Any], name: str) -> None:
 
 
 def read_other(answer: Answer, document: dict[str, Any], name: str) -> None:
-    """Takes the answer to a question about responses that generates nothing: deletion, input items, counting."""
+    """Takes the answer to a question about responses that answers nothing: deletion, input items, counting, compaction."""
     if document.get("object") == "response.input_tokens":
         answer.counted = count(document.get("input_tokens"))
-    elif document.get("object") == "response":
+    elif document.get("object") in ("response", "response.compaction"):
         _head(answer, document)
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 from typing import Any, Final
 
-from llmdump.inspecting.entry import (
+from llmdump.captures.entry import (
     BACKEND_TO_PROXY,
     CLIENT_TO_PROXY,
     EXPANDED,
@@ -34,8 +34,8 @@ _OF_LINE: Final = (("session_id", "sid"), ("backend", "be"), ("model", "mod"), (
 UNKNOWN_DIRECTION: Final = 255
 
 
-def entry(line: bytes, seq: int, file: str) -> Entry | None:
-    """The entry of a line; None if it is none. `seq` is for a line without its number."""
+def entry(line: bytes, seq: int, file: str, offset: int = -1) -> Entry | None:
+    """The entry of a line; None if it is none. `seq` is for a line without its number, the rest as for `Entry`."""
     found = decoded(line)
     if not isinstance(found, dict) or not isinstance(found.get("direction"), str):
         return None
@@ -50,6 +50,7 @@ def entry(line: bytes, seq: int, file: str) -> Entry | None:
         b"" if direction.endswith(("_start", "_end", "_completion")) else _data(found.get("payload")),
         _meta(found, direction),
         file,
+        offset,
     )
 
 

@@ -53,15 +53,18 @@ class Mark(NamedTuple):
 class Entry:
     """One entry."""
 
-    __slots__ = ("_meta", "_record", "data", "direction", "file", "flag", "kind", "rid", "seq", "ts")
+    __slots__ = ("_meta", "_record", "data", "direction", "file", "flag", "kind", "offset", "rid", "seq", "ts")
 
-    def __init__(self, seq: int, ts: float, direction: int, data: bytes, meta: dict[str, Any], file: str = "") -> None:
-        """`seq` is the number in the file, `ts` seconds since 1970, `file` the file's name."""
+    def __init__(
+        self, seq: int, ts: float, direction: int, data: bytes, meta: dict[str, Any], file: str = "", offset: int = -1
+    ) -> None:
+        """`seq` is the number in the file, `ts` seconds since 1970, `file` the file's name, `offset` where in it, if known."""
         self.seq = seq
         self.ts = ts
         self.direction = direction
         self.data = data
         self.file = file
+        self.offset = offset
         self.flag = ""
         """What is wrong with it, for people; usually nothing."""
         self.kind = ""
@@ -97,6 +100,14 @@ class Entry:
         return self.kind in _HEAD_KINDS
 
     @property
+    def is_message(self) -> bool:
+        """Whether it is a message on a connection of others that goes on, rather than a request or an answer."""
+        if self.kind:
+            return False
+        meta = self.meta
+        return meta.get("transport") == "websocket" or meta.get("event") == "frame" or "ws_message_type" in meta
+
+    @property
     def session(self) -> str:
         """The conversation by the file's own ids: that of the client's leg, else the only one."""
         return text(self.meta.get("asid")) or text(self.meta.get("sid"))
@@ -120,7 +131,7 @@ class Entry:
 def of_record(record: Record, seq: int, file: str) -> Entry:
     """One of our own records as an entry."""
     entry = Entry.__new__(Entry)
-    entry.seq, entry.ts, entry.data, entry.file, entry.flag = seq, record.ts, record.data, file, ""
+    entry.seq, entry.ts, entry.data, entry.file, entry.offset, entry.flag = seq, record.ts, record.data, file, -1, ""
     entry.kind = record.kind
     entry.direction = ITSELF if record.kind in _ABOUT_ITSELF else record.direction
     entry.rid = "" if record.exchange == NO_EXCHANGE else record.exchange

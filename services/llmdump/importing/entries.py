@@ -1,8 +1,8 @@
-"""CBOR V2 files whose entries are legs of exchanges: those of the reference implementation, and our own exports. Blocking.
+"""Files whose entries are legs of exchanges: CBOR V2 of the reference implementation and of our exports, its JSONL. Blocking.
 
 A file is read twice: first which entries belong together and where they stand (8 bytes an entry are held), then an exchange at
-a time. Entries belong together by `rid`; those without, by session (`asid`, else `sid`), a new exchange at each dir 0.
-What is no entry is passed over up to the next place where one begins, and told.
+a time. What an entry is, and which belong to one request, is as for `llmdump inspect` (`captures`); what is none is told, and
+so is one whose data is not what crossed.
 
 How an exchange is made of foreign entries:
 
@@ -17,134 +17,113 @@ Of our exports (`x_legs`) the same records come out that went in, see `llmdump_a
 """
 
 import uuid
-import zlib
 from array import array
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import cbor2
 
+from llmdump.captures import buffered, v2
+from llmdump.captures.belonging import Captures, Requests
+from llmdump.captures.entry import BACKEND_TO_PROXY, CLIENT_TO_PROXY, ITSELF, NAMES, PROXY_TO_BACKEND, PROXY_TO_CLIENT, Entry
+from llmdump.captures.v2 import BadHeaderError, Cut, Header, Skipped
 from llmdump.importing import legs, parts
-from llmdump.importing.parts import Entry, Fields, Item, Made, Part, Problem, UnusableError
-from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_BACKEND, PROXY_TO_CLIENT
-from llmdump.segment import V2_MAGIC, V2_VERSION
+from llmdump.importing.parts import Fields, Item, Made, Part, Problem, UnusableError
 
-ENTRY_BYTES_MAX: Final = 256 * 1024 * 1024
-INFLATED_BYTES_MAX: Final = 256 * 1024 * 1024
-_READ_BYTES: Final = 1024 * 1024
-_ENTRY_BEGINS: Final = tuple(bytes((0xA0 | count,)) + b"\x62ts\xfb" for count in range(4, 9))
+LINE_BYTES_MAX: Final = 256 * 1024 * 1024
 _STREAM_ENDS: Final = (b"[DONE]", b"message_stop", b"response.completed", b"response.failed", b"response.incomplete")
 _STREAM_BEGINS: Final = (b"data:", b"event:", b":")
-_ERRORS: Final = (cbor2.CBORDecodeError, ValueError, MemoryError, OverflowError, RecursionError, TypeError, KeyError)
+_ERRORS: Final = (UnusableError, cbor2.CBORDecodeError, ValueError, KeyError, TypeError, OverflowError)
 
 
 class _Place(NamedTuple):
     """What the first reading keeps of an exchange."""
 
     offsets: "array[int]"
-    rid: str
+    is_ours: bool
 
 
-def read(file: BinaryIO) -> Iterator[Item]:
-    """The exchanges, in the order in which they begin, and what could not be taken. Raises OSError, UnusableError."""
-    header = _header(file)
-    is_ours = isinstance(header.get("metadata"), dict) and header["metadata"].get("x_legs") == 1
-    places: dict[Any, _Place] = {}
-    yield from _look(file, places)
-    for place in places.values():
+def read(file: BinaryIO, form: str) -> Iterator[Item]:
+    """The exchanges, in the order in which they begin, and what could not be taken. `form` is `v2` or `buffered`.
+
+    Raises OSError, UnusableError."""
+    places: dict[str, _Place] = {}
+    found, at = (_items, _entry) if form == "v2" else (_lines, _line)
+    yield from _look(found(file), places)
+    for request, place in places.items():
         where = f"offset {place.offsets[0]}"
         try:
-            entries = [_entry_at(file, offset) for offset in place.offsets]
-            yield from [legs.exchange(where, entries)] if is_ours else _foreign(where, place.rid, entries)
-        except (*_ERRORS, UnusableError) as err:
+            entries = [at(file, offset) for offset in place.offsets]
+            yield from [legs.exchange(where, entries)] if place.is_ours else _foreign(where, request, entries)
+        except _ERRORS as err:
             yield Problem(where, f"{type(err).__name__}: {err}"[:200])
 
 
 # --- entries
 
 
-def _header(file: BinaryIO) -> dict[str, Any]:
+def _look(items: Iterator[v2.Item], places: dict[str, _Place]) -> Iterator[Problem]:
+    """Which entries belong together; told is what is none."""
+    requests, is_ours = Requests(), False
+    for found in v2.in_order(items):
+        if isinstance(found, Header):
+            is_ours = found.metadata.get("x_legs") == 1
+        elif isinstance(found, Entry):
+            yield from _place(found, requests, is_ours, places)
+        else:
+            why = "the file is cut there" if isinstance(found, Cut) else found.why
+            yield Problem(f"offset {found.offset}", f"{found.size} bytes are no entry: {why}")
+
+
+def _place(entry: Entry, requests: Requests, is_ours: bool, places: dict[str, _Place]) -> Iterator[Problem]:
+    if entry.direction == ITSELF:
+        return
+    if entry.direction not in NAMES or entry.flag:
+        yield Problem(f"offset {entry.offset}", entry.flag or f"direction {entry.direction} is none")
+    elif not entry.meta.get("x_k"):  # such are about the file
+        places.setdefault(requests.of(entry), _Place(array("Q"), is_ours)).offsets.append(entry.offset)
+
+
+def _items(file: BinaryIO) -> Iterator[v2.Item]:
     file.seek(0)
     try:
-        header = cbor2.load(file)
-    except _ERRORS as err:
-        raise UnusableError(f"its header cannot be read: {err}") from err
-    if not isinstance(header, dict) or header.get("magic") != V2_MAGIC or header.get("version") != V2_VERSION:
-        raise UnusableError("it is not a capture file of version 2")
-    return header
+        header, size, content = v2.begin(file.read)
+    except BadHeaderError as err:
+        raise UnusableError(str(err)) from err
+    yield header
+    yield from v2.read(file.read, content, size)
 
 
-def _look(file: BinaryIO, places: dict[Any, _Place]) -> Iterator[Problem]:
-    """Which entries belong together; told is what is none."""
-    size = file.seek(0, 2)
+def _entry(file: BinaryIO, offset: int) -> Entry:
+    """The entry that was found there. Raises UnusableError."""
+    file.seek(offset)
+    return _found(v2.entry(cbor2.load(file), offset=offset))
+
+
+def _lines(file: BinaryIO) -> Iterator[v2.Item]:
+    offset = seq = 0
     file.seek(0)
-    cbor2.load(file)
-    at, turns = file.tell(), dict[str, int]()
-    while at < size:
-        try:
-            entry = _entry_at(file, at)
-            after = file.tell()
-        except (*_ERRORS, UnusableError) as err:
-            after = _next_entry(file, at + 1, size)
-            yield Problem(f"offset {at}", f"{after - at} bytes are no entry: {err}"[:200])
-            at = after
-            continue
-        key = _key(entry, turns)
-        if key is not None:
-            place = places.setdefault(key, _Place(array("Q"), str(entry.meta.get("rid") or "")))
-            place.offsets.append(at)
-        at = after
+    while line := file.readline(LINE_BYTES_MAX):
+        entry = buffered.entry(line, seq, "", offset)
+        if entry is not None:
+            seq = entry.seq + 1
+            yield entry
+        elif line.strip():
+            yield Skipped(offset, len(line), "a line that is no entry")
+        offset += len(line)
 
 
-def _entry_at(file: BinaryIO, at: int) -> Entry:
-    """The entry at an offset; the file then stands behind it. Raises one of `_ERRORS`, UnusableError."""
-    file.seek(at)
-    item = cbor2.load(file)
-    if not isinstance(item, dict):
-        raise UnusableError("not a map")
-    if "magic" in item:
-        return Entry(0.0, PROXY_TO_CLIENT, b"", {"x_k": "header"})  # another capture, put behind the first
-    data, meta = item["data"], item.get("meta") or {}
-    if not isinstance(data, bytes) or not isinstance(meta, dict) or item["dir"] not in {0, 1, 2, 3}:
-        raise UnusableError("no entry: its dir, data or meta is none")
-    if item.get("enc") == "zlib":
-        inflater = zlib.decompressobj()
-        try:
-            data = inflater.decompress(data, INFLATED_BYTES_MAX)
-        except zlib.error as err:
-            raise UnusableError(f"its data cannot be inflated: {err}") from err
-        if not inflater.eof:
-            raise UnusableError(f"its data inflates to more than {INFLATED_BYTES_MAX} bytes, or is cut")
-    return Entry(parts.number(item["ts"]), item["dir"], data, meta)
+def _line(file: BinaryIO, offset: int) -> Entry:
+    """The entry of the line that was found there. Raises UnusableError."""
+    file.seek(offset)
+    return _found(buffered.entry(file.readline(LINE_BYTES_MAX), 0, "", offset))
 
 
-def _next_entry(file: BinaryIO, at: int, size: int) -> int:
-    """Where an entry may begin, from `at` on."""
-    while at < size:
-        file.seek(at)
-        window = file.read(_READ_BYTES + 8)
-        found = [place for begin in _ENTRY_BEGINS if (place := window.find(begin)) >= 0]
-        if found:
-            return at + min(found)
-        at += _READ_BYTES
-    return size
-
-
-def _key(entry: Entry, turns: dict[str, int]) -> Any:
-    """What entries of one exchange share; None for an entry that belongs to none."""
-    meta = entry.meta
-    if meta.get("x_k"):
-        return None
-    if meta.get("rid"):
-        return str(meta["rid"])
-    session = str(meta.get("asid") or meta.get("sid") or "")
-    if entry.direction == CLIENT_TO_PROXY and not _is_frame(entry):
-        turns[session] = turns.get(session, 0) + 1
-    return session, turns.get(session, 0)
-
-
-def _is_frame(entry: Entry) -> bool:
-    return entry.meta.get("event") == "frame" or entry.meta.get("transport") == "websocket"
+def _found(entry: object) -> Entry:
+    if not isinstance(entry, Entry):
+        raise UnusableError("the file was changed meanwhile")
+    entry.ts = parts.number(entry.ts)
+    return entry
 
 
 # --- exchanges of others
@@ -152,7 +131,7 @@ def _is_frame(entry: Entry) -> bool:
 
 def _foreign(where: str, rid: str, entries: list[Entry]) -> Iterator[Item]:
     entries = sorted(entries, key=lambda entry: entry.ts)
-    if any(_is_frame(entry) and entry.data for entry in entries):
+    if any(entry.is_message and entry.data for entry in entries):
         yield _socket(where, rid, entries)
         return
     asked = next((entry for entry in entries if entry.direction == CLIENT_TO_PROXY), None)
@@ -220,8 +199,8 @@ def _upstream(head: bytes) -> str:
 
 
 def _answer(entries: list[Entry]) -> Iterator[Part]:
-    entries = _once(entries)
-    with_data = [entry for entry in entries if entry.data]
+    captures = Captures()
+    with_data = [entry for entry in entries if entry.data and captures.is_first(entry)]
     told = (entry.meta.get(name) for entry in entries for name in ("http_status", "sc"))
     status = next((sc for sc in told if isinstance(sc, int) and 100 <= sc <= 999), 0)
     if not with_data:
@@ -253,22 +232,6 @@ def _http_text(entries: list[Entry]) -> Iterator[Part]:
     masked, _ = parts.masked(b"\r\n".join(lines) + b"\r\n\r\n")
     yield Part(first.ts, BACKEND_TO_PROXY, "head", masked, {"sc": status, "ttfb": 0.0})
     yield from parts.body(BACKEND_TO_PROXY, b"".join((body, *(entry.data for entry in entries[1:]))), first.ts)
-
-
-def _once(entries: list[Entry]) -> list[Entry]:
-    """Without the second capture of a stream: its legs have another session, or number their chunks anew."""
-    with_data = [entry for entry in entries if entry.data]
-    if not with_data:
-        return entries
-    session = with_data[0].meta.get("sid")
-    kept, seen = [], set()
-    for entry in entries:
-        index = entry.meta.get("ci")
-        if entry.meta.get("sid", session) != session or (index is not None and index in seen):
-            continue
-        seen.add(index)
-        kept.append(entry)
-    return kept
 
 
 def _outcome(entries: list[Entry]) -> tuple[str, str]:

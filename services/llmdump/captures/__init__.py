@@ -1,0 +1,1 @@
+"""Capture files of any program: their entries, and which of these belong together."""
