@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from llmdump import address
+from llmdump import address, presence
 from llmdump_proxy.handover import HELLO, SERVING
 from tests.e2e.load import Load, Reading
 from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, Pipeline, left
@@ -24,10 +24,10 @@ ENDLESS: Final = "/sim/chunks?n=100000&size=10&gap_ms=50"
 
 @pytest.fixture
 def alone(backend: str, tmp_path: Path) -> Iterator[Pipeline]:
-    """A proxy and nothing else; what it records waits in a spill file."""
+    """A proxy, and a writer that takes what it records, so that it need not wait for one when it leaves."""
     pipe = Pipeline(tmp_path / "pipeline", upstream=backend)
     try:
-        pipe.start("proxy")
+        pipe.start("writer", "proxy")
         pipe.wait_until_runs("proxy")
         yield pipe
     except BaseException:
@@ -147,7 +147,7 @@ def test_two_new_proxies_at_once_take_over_one_after_the_other(alone: Pipeline) 
 
 def test_a_successor_that_dies_before_it_serves_changes_nothing(alone: Pipeline) -> None:
     running = alone.processes["proxy"]
-    (card,) = alone.living()
+    (card,) = presence.living(alone.data.run, "proxy")
     for _ in range(3):
         with handed_over(alone, card.slot):
             pass
@@ -158,7 +158,7 @@ def test_a_successor_that_dies_before_it_serves_changes_nothing(alone: Pipeline)
 
 
 def test_a_successor_is_given_the_very_socket_so_that_who_connects_meanwhile_waits_for_it(alone: Pipeline) -> None:
-    (card,) = alone.living()
+    (card,) = presence.living(alone.data.run, "proxy")
     with handed_over(alone, card.slot) as (listening, connection):
         connection.sendall(SERVING)
         assert alone.processes["proxy"].wait(WAIT_S) == 0, "it retires, and there is nobody to wait for"
@@ -183,6 +183,7 @@ def handed_over(pipe: Pipeline, slot: int) -> Iterator[tuple[socket.socket, sock
 
 def test_sigterm_for_a_proxy_that_has_retired_and_is_about_to_leave_is_its_first(alone: Pipeline) -> None:
     """Without a writer it tries to hand its records over for a while; a second SIGTERM would end it at once, with code 1."""
+    alone.stop("writer")
     retired = alone.processes["proxy"]
     retired.send_signal(signal.SIGQUIT)
     eventually(lambda: alone.state(retired) == "stopping", WAIT_S, "it is about to leave")
@@ -192,7 +193,7 @@ def test_sigterm_for_a_proxy_that_has_retired_and_is_about_to_leave_is_its_first
 
 
 def test_a_proxy_that_does_not_hand_over_is_named_and_serves_on(alone: Pipeline) -> None:
-    (card,) = alone.living()
+    (card,) = presence.living(alone.data.run, "proxy")
     alone.data.handover_socket(card.slot).unlink()
     command = [str(BIN / "llmdump-proxy"), "--takeover"]
     done = subprocess.run(
