@@ -496,7 +496,8 @@ async def test_an_early_response_is_not_lost_when_the_reset_after_it_comes_first
         serving = loop.run_in_executor(None, serve)
         async with running(f"127.0.0.1:{listening.getsockname()[1]}") as rig:
             for _ in range(30):
-                assert await loop.run_in_executor(None, send_and_read, rig.port) == EARLY_SEEN
+                # Where all of the request has come before the response is read, the connection may stay.
+                assert await loop.run_in_executor(None, send_and_read, rig.port) in {EARLY_SEEN, EARLY}
         await serving
 
 
