@@ -35,7 +35,9 @@ def wait_for(what: Callable[[], T | None], within_s: float = WAIT_S) -> T:
 class Writer:
     """One `llmdump-writer` on a data directory. Use in a `with`; it is killed at the end."""
 
-    def __init__(self, data: Path, command: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(
+        self, data: Path, command: Sequence[str] = (), program: Sequence[str] = ("-m", "llmdump_writer.main"), **settings: Any
+    ) -> None:
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in {**DEFAULTS, **settings}.items()]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("LLMDUMP_")}
         self.data = data
@@ -43,7 +45,7 @@ class Writer:
         data.mkdir(mode=0o700, exist_ok=True)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-m", "llmdump_writer.main", f"--data-dir={data}", *flags],
+                [*command, sys.executable, *program, f"--data-dir={data}", *flags],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=data.parent,
