@@ -21,8 +21,9 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; \
 	done)
 
-# What tests drive from outside: `program:Debian package`. A test compares this with what the tests ask for.
-TEST_TOOLS := bash:bash curl:curl fiu-run:fiu-utils jq:jq strace:strace zstd:zstd
+# What tests drive from outside: `program:Debian package`. A test compares this with what the tests ask for. Where one cannot
+# be had the others are installed all the same.
+TEST_TOOLS := bash:bash chromium:chromium curl:curl fiu-run:fiu-utils jq:jq strace:strace zstd:zstd
 TEST_LIBRARIES := libgomp1
 BENCH_TOOLS := nginx:nginx wrk:wrk
 
@@ -120,7 +121,8 @@ tools bench-tools:
 	done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Debian packages:$$missing"; \
-		{ apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-			apt-get -qq install --yes --no-install-recommends $$missing; } \
-			>/dev/null || echo "could not install$$missing"; \
+		install="apt-get -qq install --yes --no-install-recommends"; \
+		export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+		{ apt-get -qq update && { $$install $$missing || for one in $$missing; do $$install $$one; done; }; } >/dev/null || \
+			echo "could not install all of$$missing"; \
 	fi

@@ -29,6 +29,7 @@ from llmdump_api.curl import BODY_INLINE_BYTES_MAX, NotSentAgainError
 from tests.api.har_schema import HAR
 from tests.api.streams import At, get, put, put_stream, stream
 from tests.api.test_api_serve import Served
+from tests.patience import WAIT_S
 
 ID = new_id(1)
 ROW = {"id": ID, "upstream": "http://backend", "provider": "openai"}
@@ -270,7 +271,7 @@ def asked(url: str, head: bytes, body: bytes = b"", **meta: Any) -> list[Record]
 
 def run(command: str, place: Path | None = None, **variables: str) -> None:
     environ = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables}
-    done = subprocess.run(["sh", "-c", command], env=environ, cwd=place, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(["sh", "-c", command], env=environ, cwd=place, capture_output=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, (command, done.stderr)
     assert not done.stdout or "--head" in command, "more than curl was run"
 
