@@ -91,7 +91,7 @@ class Live:
         self._closing = False
         self._joining = 0
         self._viewers: dict[str, Viewer] = {}
-        self._exchanges: dict[str, LiveExchange] = {}
+        self._exchanges: dict[str, LiveExchange] = {}  # the one that was silent longest first
         self._ended: dict[str, float] = {}  # until when their rows are waited for
         self._numbers: dict[str, Runs] = {}
         self._batch = 0
@@ -215,23 +215,25 @@ class Live:
 
     async def _read_on(self) -> None:
         tail: Tail | None = None
-        while self._viewers or self._joining:
-            self._drop_those_that_left()
-            try:
-                tail = tail or await self._begin()
-                step = await self._read(partial(_next, tail))
-            except (OSError, IndexUnreadableError) as err:
-                count_swallowed("live_not_read")
-                log.warning("live_not_read", reason=f"{type(err).__name__}: {err}")
-                await asyncio.sleep(AGAIN_AFTER_S)
-                continue
-            if step is not None:
-                self._take(step)
-                continue
-            self._caught_up.set()
-            await asyncio.sleep(POLL_S)
-        if tail is not None:
-            tail.close()
+        try:
+            while self._viewers or self._joining:
+                self._drop_those_that_left()
+                try:
+                    tail = tail or await self._begin()
+                    step = await self._read(partial(_next, tail))
+                except (OSError, IndexUnreadableError) as err:
+                    count_swallowed("live_not_read")
+                    log.warning("live_not_read", reason=f"{type(err).__name__}: {err}")
+                    await asyncio.sleep(AGAIN_AFTER_S)
+                    continue
+                if step is not None:
+                    self._take(step)
+                    continue
+                self._caught_up.set()
+                await asyncio.sleep(POLL_S)
+        finally:
+            if tail is not None:
+                self._thread.submit(tail.close)  # which may be reading still
 
     def _stop(self) -> None:
         self._caught_up.clear()
@@ -251,7 +253,7 @@ class Live:
     async def _begin(self) -> Tail:
         stand = await self._index.ask(_stand, _Stand([], []))
         tail, known = await self._read(partial(_open, self._segments, stand))
-        self._exchanges = {one.id: one for one in known}
+        self._exchanges = {one.id: one for one in reversed(known)}
         return tail  # type: ignore[no-any-return]
 
     def _take(self, step: Step) -> None:
@@ -268,9 +270,10 @@ class Live:
         record = item.record
         if record.kind == "footer" or not self._is_new(record) or record.exchange == NO_EXCHANGE:
             return None
-        known = self._exchanges.get(record.exchange) or self._open(record)
+        known = self._exchanges.pop(record.exchange, None) or self._open(record)
         if known is None:
             return None
+        self._exchanges[known.id] = known
         offset = known.take(name, item, self._batch)
         if record.kind in PAYLOADS:
             return Event(known, "chunk", record, offset)
@@ -293,8 +296,7 @@ class Live:
             oldest = self._exchanges.pop(next(iter(self._exchanges)))
             self._ended.pop(oldest.id, None)
             self._offer([Event(oldest, "over")])
-        self._exchanges[record.exchange] = known = LiveExchange(assembly.begin(record))
-        return known
+        return LiveExchange(assembly.begin(record))
 
     # --- rows
 
@@ -312,7 +314,7 @@ class Live:
             self._forget_those_without()
 
     def _perhaps_lost(self) -> list[str]:
-        """Now and then open exchanges: their proxy may have died, then only the index says that they are over."""
+        """Now and then the silent ones: their proxy may have died, then only the index says that they are over."""
         now = time.monotonic()
         if now < self._look_for_lost_at:
             return []

@@ -5,11 +5,13 @@
 Carried over are the rows of exchanges with records in segments that are gone, whole, with their positions and whatever
 else hangs on a row; rows of which there are no positions at all; the segments' numbers; what was damaged in those that
 are gone; and the ledger. A carried row that goes on in a segment that is there has its old records behind it
-already. All other rows are made again from the segments, and keep their numbers, so that an index without a fault comes out
-the same row for row. How to tell carried rows: they have a position in a segment with `gone` = 1, or no position.
+already. Rows of an import that was taken back are not carried. All other rows are made again from the segments, and keep
+their numbers, so that an index without a fault comes out the same row for row. How to tell carried rows: they have a
+position in a segment with `gone` = 1, or no position.
 """
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +35,9 @@ _GOING_ON: Final = (
 class Carried:
     """An old index's copy, and what it gives to the new one. Not for several threads. Close it, or use it in a `with`."""
 
-    def __init__(self, live: Path, copy: Path, there: set[str]) -> None:
-        """`there` are the names of segments that can be read. Blocking. Raises apsw.Error."""
+    def __init__(self, live: Path, copy: Path, there: set[str], undone: Collection[str] = ()) -> None:
+        """`there` are the names of segments that can be read, `undone` of imports that were taken back: rows of these are
+        not carried. Blocking. Raises apsw.Error."""
         self._db = apsw.Connection(str(copy))
         self._path = copy
         self._last_records: dict[str, int] = {}
@@ -42,6 +45,7 @@ class Carried:
             self._take(live)
             gone = [(name,) for (name,) in self._db.execute("SELECT name FROM segment") if name not in there]
             with self._db:
+                self._forget(undone)
                 self._db.execute("UPDATE segment SET gone = 0")
                 self._db.executemany("UPDATE segment SET gone = 1 WHERE name = ?", gone)
             self._next_number = int(self._db.execute("SELECT coalesce(max(number), 0) FROM trace").get) + 1
@@ -57,6 +61,17 @@ class Carried:
         old = apsw.Connection(str(live), flags=apsw.SQLITE_OPEN_READONLY)
         with contextlib.closing(old), self._db.backup("main", old, "main") as backup:
             backup.step(-1)
+
+    def _forget(self, undone: Collection[str]) -> None:
+        self._db.execute("CREATE TEMP TABLE undone (trace INTEGER PRIMARY KEY)")
+        self._db.executemany(
+            "INSERT OR IGNORE INTO undone SELECT trace FROM position JOIN segment ON segment.number = position.segment "
+            "WHERE segment.name = ?",
+            ((name,) for name in undone),
+        )
+        for table in tables_of_rows(self._db):
+            self._db.execute(f"DELETE FROM main.{table} WHERE trace IN (SELECT trace FROM temp.undone)")
+        self._db.execute("DELETE FROM trace WHERE number IN (SELECT trace FROM temp.undone)")
 
     def into(self, made: Path) -> None:
         """Give the new index what it begins with. Blocking. Raises apsw.Error."""

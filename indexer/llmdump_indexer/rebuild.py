@@ -26,6 +26,7 @@ from llmdump import interrupt, process, segment
 from llmdump.data_dir import DataDir
 from llmdump.reading import prices
 from llmdump.reading.prices import PriceTable
+from llmdump.retention import UNDONE, Notes
 from llmdump_indexer import index
 from llmdump_indexer.carry import Carried
 from llmdump_indexer.follow import Follower
@@ -88,8 +89,11 @@ def _carried(data: DataDir, made: Path) -> Carried | None:
     if not data.index.exists():
         return None
     there = {name.segment for name in segment.find(data.segments)}
+    notes = Notes(data.segments)
+    notes.read()
+    undone = [f"{note.segment}.cbor" for note in notes.deleted() if note.reason == UNDONE]
     try:
-        carried = Carried(data.index, made.with_name(made.name + ".old"), there)
+        carried = Carried(data.index, made.with_name(made.name + ".old"), there, undone)
     except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
         return None
     if carried.anything:

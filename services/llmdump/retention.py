@@ -22,6 +22,8 @@ from llmdump.values import integer, text
 FILE: Final = "deleted.jsonl"
 EMPTY: Final = "empty"
 """The reason of a segment that had no record; no cap deleted it."""
+UNDONE: Final = "undone"
+"""The reason of an import that was taken back; its rows are forgotten when the index is made anew."""
 _READ_BYTES: Final = 4 * 1024 * 1024
 
 Spans = dict[str, tuple[int, int, int]]
@@ -36,7 +38,7 @@ class Note(NamedTuple):
     at: float
     """Seconds since 1970."""
     reason: str
-    """Which cap: `max_files`, `total_max_bytes`, `max_age`; or `EMPTY`."""
+    """Which cap: `max_files`, `total_max_bytes`, `max_age`; or `EMPTY`, `UNDONE`."""
     spans: Spans
 
     @property

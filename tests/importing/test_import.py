@@ -225,13 +225,19 @@ def test_an_exchange_with_an_id_is_taken_once_whatever_file_it_comes_in(
     verified(data)
 
 
-def test_an_exchange_that_stands_in_two_files_is_put_together(data: DataDir, tmp_path: Path) -> None:
+def in_two_files(tmp_path: Path) -> tuple[str, list[Path]]:
+    """An exchange, and the segments that have its first records and its last ones."""
     made = Made()
     id_ = made.call("/v1/x", [b'{"model":"m"}'], [b'{"a":', b"1}"])
     for number, part in enumerate((made.records[:5], made.records[5:]), 1):
         front = segment.header("w0", number, 1.0)
         (tmp_path / f"w0-{number:08d}.cbor").write_bytes(front + b"".join(part))
-    told = bring(data, *sorted(tmp_path.glob("w0-*")))
+    return id_, sorted(tmp_path.glob("w0-*"))
+
+
+def test_an_exchange_that_stands_in_two_files_is_put_together(data: DataDir, tmp_path: Path) -> None:
+    id_, paths = in_two_files(tmp_path)
+    told = bring(data, *paths)
     assert [one["exchanges"] for one in told] == [1, 0]
     assert (body(data, id_, 3), rows(data)[id_]["end_reason"]) == (b'{"a":1}', "complete")
     verified(data)
@@ -262,6 +268,62 @@ def test_an_import_that_cannot_be_written_leaves_nothing(source: DataDir, data: 
     done = CliRunner().invoke(import_.command, ["--data-dir", str(data.root), str(file)], env=environment)
     assert (done.exit_code, "capture_min_free_bytes" in done.stderr) == (1, True)
     assert not list(data.segments.iterdir())
+
+
+# --- taken back
+
+
+def undone(data: DataDir, *paths: Path) -> subprocess.CompletedProcess[str]:
+    command = [BIN / "llmdump", "import", "--undo", "--data-dir", data.root, *paths]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_import_is_taken_back_with_its_rows_and_may_be_made_again(data: DataDir, tmp_path: Path) -> None:
+    first, second = reference(tmp_path / "ref.cbor"), api_log(tmp_path / "log.gz")
+    bring(data, first)
+    before = rows(data)
+    bring(data, second, ok=False)
+    renamed = second.rename(tmp_path / "renamed")
+    done = undone(data, renamed)
+    assert (done.returncode, done.stderr) == (0, "") and "w1000-00000002.cbor is removed" in done.stdout
+    assert rows(data) == before
+    assert [path.name for path in data.segments.glob("*.cbor")] == ["w1000-00000001.cbor"]
+    verified(data)
+    bring(data, renamed, ok=False)
+    assert len(rows(data)) == len(before) + 4
+    assert (data.segments / "w1000-00000003.cbor").exists(), "no number is used again"
+
+
+def test_taking_back_needs_what_was_imported_the_file_or_its_segment(data: DataDir, tmp_path: Path) -> None:
+    file = reference(tmp_path / "ref.cbor")
+    bring(data, file)
+    file.write_bytes(file.read_bytes() + b" ")
+    done = undone(data, file)
+    assert (done.returncode, done.stdout) == (1, "") and "nothing in" in done.stderr and len(rows(data)) == 6
+    done = undone(data, data.segments / "w1000-00000001.cbor")
+    assert done.returncode == 0 and not rows(data)
+
+
+def test_what_retention_deleted_stays_in_the_list_when_an_import_is_taken_back(
+    source: DataDir, made: Made, data: DataDir, tmp_path: Path
+) -> None:
+    segment = data.segments / plain(source).name
+    segment.write_bytes(plain(source).read_bytes())
+    Follower(data, lost_after_s=0.0).catch_up()
+    segment.unlink()
+    bring(data, file := reference(tmp_path / "ref.cbor"))
+    assert len(rows(data)) == len(made.ids) + 6
+    assert undone(data, file).returncode == 0
+    assert list(rows(data)) == made.ids
+
+
+def test_of_an_exchange_in_two_files_what_is_not_taken_back_is_read_again(data: DataDir, tmp_path: Path) -> None:
+    _, [first, second] = in_two_files(tmp_path)
+    bring(data, first, second)
+    assert [row["end_reason"] for row in rows(data).values()] == ["complete"]
+    assert undone(data, second).returncode == 0
+    Follower(data, lost_after_s=0.0).catch_up()
+    assert [row["end_reason"] for row in rows(data).values()] != ["complete"]
 
 
 # --- files of others

@@ -38,6 +38,8 @@ from llmdump.version import __version__
 WRITER: Final = "w1000"
 """No writer has this name: there are `presence.SLOTS_MAX` slots."""
 FILE_CHARS_MAX: Final = 255
+LOCK: Final = "import.lock"
+"""In `run`: one import at a time."""
 _HEADER_BYTES_MAX: Final = 4096
 _BUSY_TIMEOUT_MS: Final = 2000
 
@@ -54,7 +56,7 @@ class Known:
         self._db: apsw.Connection | None = None
         self._seen = apsw.Connection("")  # a temporary file that nobody else sees
         self._seen.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID; BEGIN")
-        self.files = {found[1]: found[0] for found in _imported(data)}
+        self.files = {found[1]: found[0] for found in imported(data)}
         """Names of the segments of earlier imports, by the hash of their file."""
         read: set[str] = set()
         if data.index.exists():
@@ -86,8 +88,8 @@ class Known:
         self._db = None
 
 
-def _imported(data: DataDir) -> Iterator[tuple[str, str]]:
-    """Segments of earlier imports, and the hash of the file that each was made of."""
+def imported(data: DataDir) -> Iterator[tuple[str, str]]:
+    """Segments of earlier imports, and the hash of the file that each was made of. Blocking."""
     for name in segment.find(data.segments):
         if name.writer != WRITER or name.format != "cbor":
             continue
@@ -99,12 +101,16 @@ def _imported(data: DataDir) -> Iterator[tuple[str, str]]:
             yield name.segment, str(header["metadata"]["x_import"]["sha256"])
 
 
-def _ids(data: DataDir, name: str) -> Iterator[str]:
+def records(data: DataDir, name: str) -> Iterator[Record]:
+    """All records of a segment. Blocking. Raises OSError, ValueError."""
     with segment.SegmentFile(data.segments, name) as file:
         runs, begin = Runs(), segment.skip_header(file.read(0, _HEADER_BYTES_MAX))
         runs.add(begin, file.size - begin)
-    found = (item.record for item in positions.read(data.segments, [Piece(name, runs.packed())]))
-    return (one.exchange for one in found if one.exchange != NO_EXCHANGE)
+    return (item.record for item in positions.read(data.segments, [Piece(name, runs.packed())]))
+
+
+def _ids(data: DataDir, name: str) -> Iterator[str]:
+    return (one.exchange for one in records(data, name) if one.exchange != NO_EXCHANGE)
 
 
 class Importing:
@@ -125,7 +131,7 @@ class Importing:
 
     def __enter__(self) -> "Importing":
         """Blocking: one import at a time. Raises OSError, apsw.Error."""
-        self._lock = os.open(self.data.run / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(self.data.run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         for left in self.data.segments.glob(f"{WRITER}-*.tmp"):
             left.unlink()
