@@ -10,6 +10,7 @@ Trailers are told (`Piece.framing`) all at once, when the body is done: they may
 found in whole lines.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -45,24 +46,27 @@ class Piece(NamedTuple):
     """Whether the message ends here."""
 
 
+_piece: Final[Callable[[tuple[int, bytes, Framing | None, bool]], Piece]] = functools.partial(tuple.__new__, Piece)
+"""A piece of its values. No function of Python's, as calling the class is: this is done for each read."""
+
+
 class LengthBody:
     """A body of a known length; 0 is done before it is fed."""
 
-    __slots__ = ("remaining",)
+    __slots__ = ("done", "remaining")
 
     def __init__(self, length: int) -> None:
         self.remaining = length
-
-    @property
-    def done(self) -> bool:
-        """Whether the whole body was fed."""
-        return self.remaining == 0
+        self.done = length == 0
 
     def feed(self, data: bytes) -> Piece:
         """Take what belongs to the body."""
-        used = min(len(data), self.remaining)
-        self.remaining -= used
-        return Piece(used, data if used == len(data) else data[:used], None, self.remaining == 0)
+        size = len(data)
+        if size > self.remaining:
+            data, size = data[: self.remaining], self.remaining
+        self.remaining -= size
+        self.done = done = self.remaining == 0
+        return _piece((size, data, None, done))
 
 
 class UntilCloseBody:
@@ -97,7 +101,7 @@ class ChunkedBody:
             end = data.find(b"\r\n", 0, 18)
             payload = data[end + 2 : -2]
             if payload and data[-2:] == b"\r\n" and b"%x" % len(payload) == data[:end]:
-                return Piece(len(data), payload, None, False)
+                return _piece((len(data), payload, None, False))
         return self._feed_any(data)
 
     def _feed_any(self, data: bytes) -> Piece:

@@ -71,9 +71,13 @@ class Shipping:
     ) -> None:
         """`instance`, 16 ASCII characters, is unique to this process: it numbers the records. Raises KeyFileError."""
         self._policy = settings.on_overflow
-        self.why = "overflow"
-        """Why the last record was refused."""
-        self.outbox = Outbox(settings.capture_memory_bytes, spills=self._policy == "spill")
+        self.outbox = Outbox(settings.capture_memory_bytes, spills=self._policy == "spill", wake=self._plan_flush)
+        self.ship = self.outbox.add
+        """Take a record; numbers rise. False: there is no room, and it was not taken.
+
+        After False, `on_room` is called once there is room; but if `room()` is still true, this record is larger than
+        the whole budget, and waiting is in vain. `reserve` may use the room kept for ends, gaps and the bye.
+        """
         self.on_room: Callable[[], None] | None = None
         """Called when there is room again after a record was refused."""
         self.on_lost: Callable[[Frame], None] | None = None
@@ -96,9 +100,7 @@ class Shipping:
         self._orphans = Orphans(
             self._thread, data.spill, self._room, self._connect_for, self._new_session, self._open_endpoints
         )
-        self._flush_planned = False
         self._flushed_at = 0.0
-        self._was_full = False
         self._empty = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
         self._searches: list[asyncio.Task[None]] = []
@@ -117,19 +119,16 @@ class Shipping:
         """Where the records of an exchange go, for its whole life."""
         return self.outbox.lane(exchange)
 
-    def ship(self, lane: Lane, number: int, record: bytes, reserve: bool = False) -> bool:
-        """Take a record; numbers rise. False: there is no room, and it was not taken.
-
-        After False, `on_room` is called once there is room; but if `room()` is still true, this record is larger than
-        the whole budget, and waiting is in vain. `reserve` may use the room kept for ends, gaps and the bye.
-        """
-        if not self._flush_planned:
-            self._plan_flush()
-        return self.outbox.add(lane, number, record, reserve) or self._refused()
-
     def room(self) -> bool:
         """False from the first refused record until a quarter of the budget is free again."""
         return not self.outbox.full
+
+    @property
+    def why(self) -> str:
+        """Why the record that was just refused was."""
+        if self._policy != "spill" or self.outbox.room_is_too_small or self.spill_failing == "full":
+            return "overflow"
+        return "spill_error" if self.spill_failing else "spill_slow"
 
     @property
     def spill_failing(self) -> str:
@@ -202,17 +201,9 @@ class Shipping:
         yield Sample("llmdump_spill_orphaned_bytes", self._orphans.held_bytes)
         yield Sample("llmdump_proxy_writers_connected", self.writers_connected)
 
-    def _refused(self) -> bool:
-        self._was_full = self.outbox.full
-        if self._policy != "spill" or self.outbox.room_is_too_small or self.spill_failing == "full":
-            self.why = "overflow"
-        else:
-            self.why = "spill_error" if self.spill_failing else "spill_slow"
-        return False
-
     def _plan_flush(self) -> None:
         """At the end of this turn of the loop, but not sooner than COALESCE_S after the last."""
-        self._flush_planned = True
+        self.outbox.awake = True
         wait_s = self._flushed_at + COALESCE_S - self._loop.time()
         if wait_s > 0:
             self._loop.call_later(wait_s, self._flush)
@@ -220,7 +211,7 @@ class Shipping:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_planned = False
+        self.outbox.awake = False
         self._flushed_at = self._loop.time()
         for peer in self._peers.values():
             peer.flush()
@@ -247,7 +238,7 @@ class Shipping:
 
     def _spill_changed(self) -> None:
         self._released()
-        if not self._flush_planned:
+        if not self.outbox.awake:
             self._plan_flush()
 
     def _lost(self, frame: Frame) -> None:
@@ -258,8 +249,8 @@ class Shipping:
         """Records were acknowledged: tell who waits for that."""
         if not self.outbox.held_bytes:
             self._empty.set()
-        if self._was_full and not self.outbox.full:
-            self._was_full = False
+        if self.outbox.was_full and not self.outbox.full:
+            self.outbox.was_full = False
             if self.on_room:
                 self.on_room()
 

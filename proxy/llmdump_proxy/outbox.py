@@ -358,14 +358,16 @@ class Outbox:
     """All lanes under one budget. The counts are plain integers for whoever scrapes them."""
 
     __slots__ = (
-        "_limit_bytes", "_pack_bytes", "_spare", "_spill_at_bytes", "_window_bytes", "acknowledged", "full",
+        "_limit_bytes", "_pack_bytes", "_spare", "_spill_at_bytes", "_wake", "_window_bytes", "acknowledged", "awake", "full",
         "in_session", "lanes", "lost", "memory_bytes", "overflows", "resent", "sent", "sent_bytes", "spilled",
-        "unread_bytes",
+        "unread_bytes", "was_full",
     )  # fmt: skip
 
-    def __init__(self, limit_bytes: int, lane: Lane | None = None, *, spills: bool = False) -> None:
+    def __init__(
+        self, limit_bytes: int, lane: Lane | None = None, *, spills: bool = False, wake: Callable[[], None] | None = None
+    ) -> None:
         """`limit_bytes` of records in memory. `lane`: of another instance that has died, with what its file holds.
-        `spills`: somebody writes what is for the file, and reads it back."""
+        `spills`: somebody writes what is for the file, and reads it back. `wake` is called by `add` unless `awake`."""
         self._limit_bytes = limit_bytes
         self._spill_at_bytes: float = limit_bytes * SPILL_AT if spills else NEVER
         self._pack_bytes = min(BATCH_BYTES_MAX, limit_bytes // SPILL_BATCHES) if spills else BATCH_BYTES_MAX
@@ -380,8 +382,13 @@ class Outbox:
         """Records taken, not acknowledged, and here or in the hands of who writes and reads the file."""
         self.unread_bytes = sum(frame.size_bytes for frame in self._spare._on_file)
         """Records not acknowledged that are in the file only."""
+        self._wake = wake
+        self.awake = wake is None
+        """Somebody knows that there is something to send. Who has looked, and may sleep again, sets it back."""
         self.full = False
         """A record was refused, and there is no room again yet."""
+        self.was_full = False
+        """The last record that was refused found it full. Who waits for room sets it back."""
         self.sent = self.sent_bytes = self.resent = self.acknowledged = self.overflows = self.spilled = self.lost = 0
 
     def add(self, lane: Lane, number: int, record: bytes, reserve: bool = False) -> bool:
@@ -390,6 +397,9 @@ class Outbox:
         `reserve` may use RESERVE_BYTES above the budget. A record larger than the whole budget is refused without
         `full` being set: waiting would not help.
         """
+        if not self.awake and self._wake:
+            self.awake = True
+            self._wake()
         size = len(record)
         memory_bytes = self.memory_bytes + size
         if memory_bytes > self._limit_bytes and not (reserve and memory_bytes <= self._limit_bytes + RESERVE_BYTES):
@@ -504,7 +514,7 @@ class Outbox:
 
     def _refuse(self, size: int) -> None:
         self.overflows += not self.full
-        self.full = self.full or size <= self._limit_bytes
+        self.was_full = self.full = self.full or size <= self._limit_bytes
 
 
 class State(enum.Enum):

@@ -15,6 +15,7 @@ import uuid_utils
 from llmdump.record import (
     BACKEND_TO_PROXY,
     CLIENT_TO_PROXY,
+    ENDS_BODY,
     PROXY_TO_BACKEND,
     PROXY_TO_CLIENT,
     Identity,
@@ -50,8 +51,9 @@ _NO_REDACTORS: Final = (None, None, None, None)
 class Shelf(Protocol):
     """Where records go: the outbox towards the writers."""
 
-    why: str
-    """Why there was no room, after `ship` said so: a label of the metric of dropped records."""
+    @property
+    def why(self) -> str:
+        """Why there was no room, after `ship` said so: a label of the metric of dropped records."""
 
     def lane(self, exchange: str) -> Any:
         """The writer an exchange goes to, all of it."""
@@ -225,7 +227,10 @@ class Capture:
         """The body bytes of one read."""
         if framing is None and self._as_is:
             index = self.indexes[direction] = self.indexes[direction] + 1
-            self._put(ts, direction, data, chunk_kind(index, last), b"", 2 if last else 1)
+            if last:
+                self._put(ts, direction, data, chunk_kind(index) + ENDS_BODY, b"", 2)
+            else:
+                self._put(ts, direction, data, chunk_kind(index), b"", 1)
         else:
             self._redacted(Held(ts, data, framing, last), direction)
 
@@ -276,7 +281,8 @@ class Capture:
         if self._payload_kind:
             kind, entries_of_kind = self._payload_kind + _INDEX.pack(b"\x62ci\x1a", self.indexes[direction]), 1
         else:
-            kind, entries_of_kind = chunk_kind(self.indexes[direction], held.last), 1 + held.last
+            kind = chunk_kind(self.indexes[direction]) + (ENDS_BODY if held.last else b"")
+            entries_of_kind = 1 + held.last
         self._put(held.ts, direction, data, kind, extra, entries_of_kind + count)
 
     def _put(

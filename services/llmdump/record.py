@@ -43,6 +43,7 @@ can be told exactly, and nobody who reads bodies needs to know about chunks.
 purpose (`capture_truncate_bytes`), and this was its size. `x_alt` true: secrets in it were masked.
 """
 
+import functools
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -74,7 +75,6 @@ _FIXED_META_BYTES: Final = _META.size + 21 + 42
 EMPTY_RECORD_BYTES: Final = _HEAD.size + _FIXED_META_BYTES + 4 + _CRC.size
 """No record is shorter."""
 _BASE_ENTRIES: Final = 6  # x_l, x_n, x_i, rid, x_k, x_c
-_X_Z: Final = b"\x63x_z\xf5"
 _ZERO_SEQ: Final = bytes(8)
 _crc32c: Final[Callable[[bytes], int]] = google_crc32c.value
 _X_C: Final = b"\x63x_c\x1a"
@@ -121,12 +121,10 @@ def kind_entry(kind: str) -> bytes:
     return b"\x63x_k" + bytes((0x60 + len(kind),)) + kind.encode("ascii")
 
 
-_KIND_CHUNK: Final = kind_entry("chunk") + b"\x62ci\x1a"
-
-
-def chunk_kind(index: int, last: bool) -> bytes:
-    """The `x_k` entry of a chunk, and after it `ci` and, if it is the last of its body, `x_z`: one or two entries."""
-    return _INDEX.pack(_KIND_CHUNK, index) + (_X_Z if last else b"")
+chunk_kind: Final[Callable[[int], bytes]] = functools.partial(_INDEX.pack, kind_entry("chunk") + b"\x62ci\x1a")
+"""The `x_k` entry of the chunk with this index, and after it `ci`. No function of Python's: this is done for each chunk."""
+ENDS_BODY: Final = b"\x63x_z\xf5"
+"""The entry `x_z` of a body's last chunk, to be put behind its `chunk_kind`."""
 
 
 def encode(
@@ -160,7 +158,8 @@ def encode_chunk(
     count: int = 0,
 ) -> bytes:
     """A `chunk` record, the one made most often. `extra` are `count` more CBOR entries (`x_f`, `x_cut` …)."""
-    return encode(ts, direction, number, data, identity, chunk_kind(index, last), extra, 1 + last + count)
+    kind = chunk_kind(index) + (ENDS_BODY if last else b"")
+    return encode(ts, direction, number, data, identity, kind, extra, 1 + last + count)
 
 
 class Record:
