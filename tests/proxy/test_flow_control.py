@@ -155,7 +155,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[int, bool], tuple[ProxyProcess, L
 @pytest.mark.parametrize("upload", [True, False], ids=["upload", "download"])
 @pytest.mark.parametrize(
     ("slow_sender", "slow_reader", "size"),
-    [(False, False, GIB), (False, True, GIB // 4), (True, False, GIB // 4)],
+    [(False, False, GIB // 2), (False, True, GIB // 8), (True, False, GIB // 8)],
     ids=["fast", "slow reader", "slow sender"],
 )
 def test_memory_does_not_grow_with_the_body(

@@ -109,15 +109,15 @@ class Scene(Reader):
 
     @contextmanager
     def started(self, line: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-        """A line being run; what it says goes to this file. At the end SIGINT, and it must leave as it should."""
+        """A line being run; what it says goes to this file. At the end SIGINT, and it must leave as it should. Curl has no
+        handler: a signal ends it, and one that a shell does not have ignored in what it runs in the background."""
         with tempfile.NamedTemporaryFile(dir=self.place, delete=False) as said:
             path = Path(said.name)
             process = subprocess.Popen(["sh", "-c", f"exec {self.own(line)}"], **self.how(line), stdout=said, stderr=said)
         try:
             yield process, path
-            process.send_signal(signal.SIGINT)
-            # curl has no handler: the signal ends it
-            code = -signal.SIGINT if line.startswith("curl") else 0
+            number, code = (signal.SIGTERM, -signal.SIGTERM) if line.startswith("curl") else (signal.SIGINT, 0)
+            process.send_signal(number)
             assert process.wait(WAIT_S) == code, (line, path.read_text())
         finally:
             process.kill()

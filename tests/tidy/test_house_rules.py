@@ -1,6 +1,7 @@
 """Rules of the house that no linter has."""
 
 import ast
+import functools
 import re
 import subprocess
 import tomllib
@@ -34,6 +35,12 @@ def tracked() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Once, whatever number of rules looks at it."""
+    return ast.parse(path.read_bytes())
+
+
 def modules() -> list[Path]:
     found = [path for root in SOURCE_ROOTS for path in sorted((ROOT / root).rglob("*.py"))]
     assert len(found) > 20
@@ -41,7 +48,7 @@ def modules() -> list[Path]:
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -62,7 +69,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     every = [*modules(), *sorted((ROOT / "tests").rglob("*.py"))]
-    silent = [where(path) for path in every if not ast.get_docstring(ast.parse(path.read_bytes())) and path.read_bytes()]
+    silent = [where(path) for path in every if not ast.get_docstring(parsed(path)) and path.read_bytes()]
     assert not silent, "\n".join(silent)
 
 
@@ -70,7 +77,7 @@ def test_every_public_function_and_class_says_what_it_gives() -> None:
     silent = [
         f"{where(path, item.lineno)} {item.name}"
         for path in modules()
-        for item in ast.parse(path.read_bytes()).body
+        for item in parsed(path).body
         if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         if not item.name.startswith("_") and not ast.get_docstring(item)
     ]
@@ -85,7 +92,7 @@ def test_no_module_has_a_name_that_says_nothing(name: str) -> None:
 def test_package_initialisers_hold_only_a_docstring() -> None:
     for path in modules():
         if path.name == "__init__.py":
-            assert len(ast.parse(path.read_bytes()).body) == 1, where(path)
+            assert len(parsed(path).body) == 1, where(path)
 
 
 def test_no_registry_host_and_no_path_of_a_machine_in_the_tree() -> None:
@@ -114,7 +121,7 @@ def test_no_test_sleeps_for_a_fixed_time_outside_a_loop() -> None:
     """`time.sleep` is for polls: within a loop that looks at something."""
     found = []
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        tree = ast.parse(path.read_bytes())
+        tree = parsed(path)
         looped = {id(inner) for loop in ast.walk(tree) if isinstance(loop, ast.While | ast.For) for inner in ast.walk(loop)}
         found += [
             where(path, node.lineno)

@@ -70,7 +70,7 @@ async def ship(shipping: Shipping, first: int, last: int) -> bool:
         lane = shipping.lane(f"exchange-{number % 7}")
         assert shipping.ship(lane, number, chunk(number, b"x" * 100, INSTANCE))
         await asyncio.sleep(0)
-    return await shipping.drain(15)
+    return await shipping.drain(WAIT_S)
 
 
 # --- the files
@@ -114,6 +114,17 @@ def test_public_keys_belong_to_the_secret_ones(made: Path) -> None:
     ],
     ids=range(9),
 )
+def test_a_key_file_that_is_none_is_refused(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+    keys.write_new(tmp_path / "keys", 2)
+    path = tmp_path / "keys" / "proxy-1.secret"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(keys.KeyFileError, match=rf"key file .*proxy-1.secret: .*({complaint})"):
+        keys.of_proxy(at_proxy(tmp_path / "keys", "tcp://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(("content", "complaint"), [(None, "No such file"), (b"~" * 40, "40 characters")], ids=range(2))
 def test_a_key_file_that_is_none_stops_the_start_with_a_line(made: Path, content: bytes | None, complaint: str) -> None:
     path = made / "writer.secret"
     path.unlink()

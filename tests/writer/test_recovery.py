@@ -61,16 +61,16 @@ def held_and_stored(directory: Path) -> tuple[int, dict[str, list[int]]]:
 
 
 @pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
-def test_a_tail_torn_at_every_byte_of_the_last_record_is_cut(tmp_path: Path, file_format: str) -> None:
+def test_a_tail_torn_at_every_byte_of_the_last_record_is_cut(unsynced: Path, file_format: str) -> None:
     tape = Tape()
     body = pretty({"a": "b"})
     tape.exchange(1, "/v1/x", [body], [b"{}"])
     records = tape.records[:3]  # the last one has a derived line before it
-    [path] = begin(tmp_path / "made", file_format, records)
+    [path] = begin(unsynced / "made", file_format, records)
     whole = path.read_bytes()
-    [*_, before, last] = located(tmp_path / "made", segment.find(tmp_path / "made")[0])
+    [*_, before, last] = located(unsynced / "made", segment.find(unsynced / "made")[0])
     for size in range(before.offset + before.size, len(whole)):
-        directory = tmp_path / "torn"
+        directory = unsynced / "torn"
         directory.mkdir()
         (directory / path.name).write_bytes(whole[:size])
         found = recover(directory, "w0")
@@ -83,13 +83,13 @@ def test_a_tail_torn_at_every_byte_of_the_last_record_is_cut(tmp_path: Path, fil
 
 
 @pytest.mark.parametrize("file_format", ["cbor", "jsonl"])
-def test_a_file_cut_at_any_byte_holds_its_whole_records(tmp_path: Path, file_format: str) -> None:
+def test_a_file_cut_at_any_byte_holds_its_whole_records(unsynced: Path, file_format: str) -> None:
     records = [chunk(number, b"x" * number, INSTANCE) for number in range(1, 4)]
-    [path] = begin(tmp_path / "made", file_format, records)
+    [path] = begin(unsynced / "made", file_format, records)
     whole = path.read_bytes()
-    ends = [one.offset + one.size for one in located(tmp_path / "made", segment.find(tmp_path / "made")[0])]
+    ends = [one.offset + one.size for one in located(unsynced / "made", segment.find(unsynced / "made")[0])]
     for size in range(len(whole) + 1):
-        directory = tmp_path / "torn"
+        directory = unsynced / "torn"
         directory.mkdir()
         (directory / path.name).write_bytes(whole[:size])
         expected = sum(end <= size for end in ends)
