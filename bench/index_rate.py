@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 import orjson
@@ -84,8 +85,18 @@ def agent(count: int) -> Iterator[bytes]:
         yield from exchange(instance, b"application/json", [b'{"choices":[{"message":{"content":"ok"}}]}'], body)
 
 
-def measure(what: str, records: Iterator[bytes], exchanges: int) -> None:
-    """Index the records and print the rates."""
+class Rate(NamedTuple):
+    """Of one run."""
+
+    records: int
+    exchanges: int
+    wall_s: float
+    cpu_s: float
+    index_bytes: int
+
+
+def measure(records: Iterator[bytes], exchanges: int) -> Rate:
+    """Index these."""
     with tempfile.TemporaryDirectory() as root:
         data = DataDir(Path(root)).create()
         with (data.segments / "w0-00000001.cbor").open("wb") as file:
@@ -97,11 +108,14 @@ def measure(what: str, records: Iterator[bytes], exchanges: int) -> None:
         wall_s, cpu_s = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
         rows = apsw.Connection(str(data.index)).execute("SELECT count(*) FROM trace WHERE end_reason = 'complete'").get
         assert rows == exchanges, rows
-        size = data.index.stat().st_size
-        print(
-            f"{what}: {count} records, {exchanges} exchanges: {count / cpu_s:,.0f} records/s, {exchanges / cpu_s:,.0f} "
-            f"exchanges/s of CPU time ({wall_s:.2f} s wall, {cpu_s:.2f} s CPU), index {size / exchanges:,.0f} bytes/exchange"
-        )
+        return Rate(count, exchanges, wall_s, cpu_s, data.index.stat().st_size)
+
+
+def loads(exchanges: int, turns: int, streamed: int) -> Iterator[tuple[str, Rate]]:
+    """Each kind of traffic and its rate."""
+    yield "plain 2 KB exchanges", measure(plain(exchanges), exchanges)
+    yield "turns of 800 KB and more", measure(agent(turns), turns)
+    yield f"{CHUNKS}-event streams", measure(streams(streamed), streamed)
 
 
 if __name__ == "__main__":
@@ -110,6 +124,9 @@ if __name__ == "__main__":
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--streams", type=int, default=1_000)
     given = parser.parse_args()
-    measure("plain 2 KB exchanges", plain(given.exchanges), given.exchanges)
-    measure("turns of 800 KB and more", agent(given.turns), given.turns)
-    measure(f"{CHUNKS}-event streams", streams(given.streams), given.streams)
+    for what, rate in loads(given.exchanges, given.turns, given.streams):
+        print(
+            f"{what}: {rate.records} records, {rate.exchanges} exchanges: {rate.records / rate.cpu_s:,.0f} records/s, "
+            f"{rate.exchanges / rate.cpu_s:,.0f} exchanges/s of CPU time ({rate.wall_s:.2f} s wall, {rate.cpu_s:.2f} s CPU), "
+            f"index {rate.index_bytes / rate.exchanges:,.0f} bytes/exchange"
+        )

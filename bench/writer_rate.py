@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import zmq
 
@@ -75,6 +76,37 @@ def drive(endpoint: str, made: list[tuple[Batch, int]], window_bytes: int) -> fl
     return took
 
 
+class Rate(NamedTuple):
+    """Of one run."""
+
+    records: int
+    size_bytes: int
+    took_s: float
+    cpu_s: float
+
+
+def measure(records: int, data_bytes: int, capture_format: str, window_bytes: int) -> Rate:
+    """A writer of its own in a directory of its own."""
+    made = batches(records, data_bytes)
+    with tempfile.TemporaryDirectory() as directory:
+        data = Path(directory) / "data"
+        command = [sys.executable, "-m", "llmdump_writer.main", f"--data-dir={data}", "--writer-admin-listen=127.0.0.1:0"]
+        command += [f"--capture-format={capture_format}", "--capture-seal=false"]
+        writer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            card = None
+            while card is None or not card.listen:
+                time.sleep(0.05)
+                card = next(iter(presence.living(data / "run", "writer")), None) if data.exists() else None
+            before_s = cpu_seconds(card.admin)
+            took_s = drive(card.listen, made, window_bytes)
+            cpu_s = cpu_seconds(card.admin) - before_s
+        finally:
+            writer.terminate()
+            writer.wait()
+    return Rate(records, sum(len(batch.body) for batch, _ in made), took_s, cpu_s)
+
+
 def main() -> None:
     """Run one measurement and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,29 +115,11 @@ def main() -> None:
     parser.add_argument("--capture-format", default="cbor")
     parser.add_argument("--window", type=int, default=wire.WINDOW_BYTES)
     options = parser.parse_args()
-    made = batches(options.records, options.data_bytes)
-    with tempfile.TemporaryDirectory() as directory:
-        data = Path(directory) / "data"
-        command = [sys.executable, "-m", "llmdump_writer.main", f"--data-dir={data}", "--writer-admin-listen=127.0.0.1:0"]
-        command += [f"--capture-format={options.capture_format}", "--capture-seal=false"]
-        writer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            card = None
-            while card is None or not card.listen:
-                time.sleep(0.05)
-                card = next(iter(presence.living(data / "run", "writer")), None) if data.exists() else None
-            before = cpu_seconds(card.admin)
-            took = drive(card.listen, made, options.window)
-            cpu = cpu_seconds(card.admin) - before
-        finally:
-            writer.terminate()
-            writer.wait()
-    size = sum(len(batch.body) for batch, _ in made)
+    rate = measure(options.records, options.data_bytes, options.capture_format, options.window)
     print(
-        f"{options.capture_format}: {options.records} chunks of {options.data_bytes} B synced and acknowledged "
-        f"in {took:.2f} s: "
-        f"{options.records / took:,.0f}/s, {size / took / 1e6:.0f} MB/s; "
-        f"CPU per record {cpu / options.records * 1e6:.2f} µs, so {options.records / cpu:,.0f}/s on one core"
+        f"{options.capture_format}: {rate.records} chunks of {options.data_bytes} B synced and acknowledged "
+        f"in {rate.took_s:.2f} s: {rate.records / rate.took_s:,.0f}/s, {rate.size_bytes / rate.took_s / 1e6:.0f} MB/s; "
+        f"CPU per record {rate.cpu_s / rate.records * 1e6:.2f} µs, so {rate.records / rate.cpu_s:,.0f}/s on one core"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-WAIT_S = 20.0
+from tests.patience import WAIT_S
 
 
 class Said(NamedTuple):

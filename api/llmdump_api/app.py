@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ from llmdump_api.replay import Replays
 from llmdump_api.views import Views
 from llmdump_api.watching import Watching
 
+KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""An exchange of at most so many bytes is read once, and held; a larger one is read twice."""
 _TS_START: Final = query.COLUMNS.index("ts_start")
 
 
@@ -308,16 +310,19 @@ class Api:
     def _build(self, row: dict[str, Any], ts_start_ms: int, stored: Stored) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """The trace, None where nothing of it is left, and what its bodies say. Blocking."""
         missing = list(stored.gone)
-        built = trace.build(row, ts_start_ms, self._present(stored, missing), missing) if stored.pieces else None
+        records: Iterable[Record] = self._present(stored, missing)
+        if is_kept := _size_bytes(stored) <= KEPT_BYTES_MAX:
+            records = [*records]
+        built = trace.build(row, ts_start_ms, records, missing) if stored.pieces else None
         if missing or not stored.pieces:
             with contextlib.suppress(FileNotFoundError):
                 built = trace.build(row, ts_start_ms, pins.read(self._data, row["id"]), [])
                 return built, self._told(row, stored, pins.read(self._data, row["id"]))
         if built is None:
             return None, {"reading": None, "normalised": None}
-        return built, self._told(row, stored, self._present(stored, []))
+        return built, self._told(row, stored, records if is_kept else self._present(stored, []))
 
-    def _told(self, row: dict[str, Any], stored: Stored, records: Iterator[Record]) -> dict[str, Any]:
+    def _told(self, row: dict[str, Any], stored: Stored, records: Iterable[Record]) -> dict[str, Any]:
         """What the bodies say. Blocking."""
         told = from_records.read(records, stored.started_us, ended=row["end_reason"] == "complete", table=self._table).reading
         reading = {**told.reading, "usage_raw": told.usage_raw, "reasoning_text": told.reasoning_text}
@@ -338,6 +343,10 @@ class Api:
         yield from ledger.samples(self._statements)
         roles = [card.role for card in self._fleet.living()]
         yield from (Sample("llmdump_api_processes", roles.count(role), (role,)) for role in ROLES)
+
+
+def _size_bytes(stored: Stored) -> int:
+    return sum(size for piece in stored.pieces for _, size in positions.unpack(piece.runs))
 
 
 def _conditions(request: web.Request) -> list[Condition]:

@@ -3,6 +3,7 @@
 from llmdump.metrics import END_REASONS, SHORT_S, Histogram
 from llmdump.secrets import Secrets
 from llmdump.settings import Settings
+from llmdump_proxy.plans import Plans
 from llmdump_proxy.ports import Upstreams
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.routes import Routes
@@ -74,6 +75,7 @@ class Engine:
         self.dial = upstreams.dial
         self.reset = upstreams.reset
         self.has_died = upstreams.has_died
+        self.plans = Plans(self.routes, self.rules, self.secrets)
         self._sessions = 0
 
     def session_name(self) -> str:

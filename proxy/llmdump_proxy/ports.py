@@ -44,7 +44,7 @@ class Upstream(Protocol):
     dial_ms: float
     """What it took to make it."""
     uses: int
-    """Exchanges it has been used for."""
+    """Exchanges it has been used for, the one that goes on included."""
 
     def attach(self, served: Served) -> None:
         """From now on what it reads goes to `served`."""

@@ -7,7 +7,7 @@ as anything can be taken again: a hole in the numbers that no gap record explain
 
 import functools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import uuid_utils
@@ -44,6 +44,7 @@ _DIAL = struct.Struct(">8sd6sc")
 _INDEX = struct.Struct(">4sI")
 _END_FIELDS = struct.Struct(">4s4sI4sQ7sQ8sIsIsI8sQ")
 _U32_MAX: Final = 0xFFFFFFFF
+_NO_REDACTORS: Final = (None, None, None, None)
 
 
 class Shelf(Protocol):
@@ -55,7 +56,7 @@ class Shelf(Protocol):
     def lane(self, exchange: str) -> Any:
         """The writer an exchange goes to, all of it."""
 
-    def ship(self, lane: Any, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: Any, number: int, record: bytes, reserve: bool = False) -> bool:
         """Take a record, or say that there is no room. `reserve` may use the room kept for gaps and ends."""
 
 
@@ -106,7 +107,7 @@ class Recorder:
         """There was no room for a record. Whether it was taken all the same, or else had to be dropped."""
         if self.on_full:
             self.on_full()
-            if self.shelf.ship(lane, number, record, reserve=True):
+            if self.shelf.ship(lane, number, record, True):
                 return True
         self.lose(number, self.shelf.why)
         return False
@@ -134,7 +135,7 @@ class Recorder:
         self.made = number = self.made + 1
         record = encode(ts, CLIENT_TO_PROXY, number, b"", self._own, kind, extra, count)
         lane = self.shelf.lane(self.instance)
-        return self.shelf.ship(lane, number, record, reserve=True) or self.refused(lane, number, record)
+        return self.shelf.ship(lane, number, record, True) or self.refused(lane, number, record)
 
 
 class Capture:
@@ -147,6 +148,7 @@ class Capture:
         "_levels",
         "_payload_kind",
         "_redactors",
+        "_whole_heads",
         "exchange",
         "indexes",
         "lost",
@@ -164,10 +166,11 @@ class Capture:
         self._lane = recorder.shelf.lane(exchange)
         self._identity = _shared(recorder.instance, session, backend).of(exchange)
         self._levels = levels
+        self._whole_heads = levels == EVERYTHING
         # Bodies are recorded whole and at once: then a chunk takes the short way.
-        self._as_is = levels == EVERYTHING and not recorder.truncate_bytes and recorder.redaction is None
+        self._as_is = self._whole_heads and not recorder.truncate_bytes and recorder.redaction is None
         self._payload_kind = b""
-        self._redactors: list[BodyRedactor | None] = [None, None, None, None]
+        self._redactors: Sequence[BodyRedactor | None] = _NO_REDACTORS
 
     def broke(self, made: int) -> None:
         """Capture failed in a call before which `made` was the last number: the rest of the exchange is dropped."""
@@ -186,13 +189,13 @@ class Capture:
         more: dict[str, Any] = {"x_bad": bad} if bad else {}
         if client:
             more["x_client"] = client
-        if self._levels != EVERYTHING:
+        if not self._whole_heads:
             more["x_rule"] = "/".join(self._levels)
         extra, count = entries(more) if more else (b"", 0)
         fields = peer + _KEY + key_hash.encode("ascii") + extra
         self._head(ts, CLIENT_TO_PROXY, head, self._levels.request, _HEAD, fields, 2 + count)
 
-    def forward(self, ts: float, head: bytes, facts: bytes, dial_ms: float, *, new: bool) -> None:
+    def forward(self, ts: float, head: bytes, facts: bytes, dial_ms: float, new: bool) -> None:
         """The request head as sent to the backend, masked. `facts` are the encoded `x_up` and `x_addr` entries."""
         fields = facts + _DIAL.pack(b"\x66x_dial\xfb", dial_ms, b"\x65x_new", b"\xf5" if new else b"\xf4")
         self._head(ts, PROXY_TO_BACKEND, head, self._levels.request, _FORWARD, fields, 4)
@@ -218,11 +221,11 @@ class Capture:
             self._payload_kind = _PIPE
         self._redacted(Held(ts, data, None, False), direction)
 
-    def chunk(self, ts: float, direction: int, data: bytes, framing: Framing | None, *, last: bool) -> None:
+    def chunk(self, ts: float, direction: int, data: bytes, framing: Framing | None, last: bool) -> None:
         """The body bytes of one read."""
-        if self._as_is and framing is None:
+        if framing is None and self._as_is:
             index = self.indexes[direction] = self.indexes[direction] + 1
-            self._put(ts, direction, data, chunk_kind(index, last=last), b"", 2 if last else 1)
+            self._put(ts, direction, data, chunk_kind(index, last), b"", 2 if last else 1)
         else:
             self._redacted(Held(ts, data, framing, last), direction)
 
@@ -231,17 +234,19 @@ class Capture:
     ) -> None:
         """The exchange is over; `own_ns` is our own time: first response bytes, worst read, sum."""
         self._flush_redactors()
-        first, worst, total = [min(ns // 1000, _U32_MAX) for ns in own_ns]
+        first, worst, total = [ns // 1000 for ns in own_ns]
+        if total > _U32_MAX:
+            first, worst, total = (min(one, _U32_MAX) for one in (first, worst, total))
         fields = _END_FIELDS.pack(
             b"\x62se\xf5", b"\x62tc\x1a", self.indexes[BACKEND_TO_PROXY], b"\x62tb\x1b", response_bytes,
             b"\x65x_req\x1b", request_bytes, b"\x65x_own\x83\x1a", first, b"\x1a", worst, b"\x1a", total,
             b"\x66x_lost\x1b", self.lost,
         )  # fmt: skip
-        self._put(ts, PROXY_TO_CLIENT, b"", _END, fields + _outcome(reason, code), 8, reserve=True)
+        self._put(ts, PROXY_TO_CLIENT, b"", _END, fields + _outcome(reason, code), 8, True)
         self.recorder.tell_gaps(ts)
 
     def _head(self, ts: float, direction: int, head: bytes, level: str, kind: bytes, fields: bytes, count: int) -> None:
-        if level in {"all", "heads"}:
+        if self._whole_heads or level in {"all", "heads"}:
             self._put(ts, direction, head, kind, fields, count)
         else:
             extra, more = _left_out(len(head) if level == "sizes" else 0)
@@ -271,11 +276,11 @@ class Capture:
         if self._payload_kind:
             kind, entries_of_kind = self._payload_kind + _INDEX.pack(b"\x62ci\x1a", self.indexes[direction]), 1
         else:
-            kind, entries_of_kind = chunk_kind(self.indexes[direction], last=held.last), 1 + held.last
+            kind, entries_of_kind = chunk_kind(self.indexes[direction], held.last), 1 + held.last
         self._put(held.ts, direction, data, kind, extra, entries_of_kind + count)
 
     def _put(
-        self, ts: float, direction: int, data: bytes, kind: bytes, fields: bytes, count: int, *, reserve: bool = False
+        self, ts: float, direction: int, data: bytes, kind: bytes, fields: bytes, count: int, reserve: bool = False
     ) -> None:
         if self.lost and not reserve:
             self._skip()
@@ -283,7 +288,7 @@ class Capture:
         recorder = self.recorder
         recorder.made = number = recorder.made + 1
         record = encode(ts, direction, number, data, self._identity, kind, fields, count)
-        if not recorder.shelf.ship(self._lane, number, record, reserve=reserve):
+        if not recorder.shelf.ship(self._lane, number, record, reserve):
             self.lost += not recorder.refused(self._lane, number, record)
 
     def _skip(self) -> None:
@@ -292,6 +297,8 @@ class Capture:
         self.recorder.lose(self.recorder.made, self.recorder.shelf.why)
 
     def _flush_redactors(self) -> None:
+        if self._redactors is _NO_REDACTORS:
+            return
         for direction, redactor in enumerate(self._redactors):
             for held in redactor.flush() if redactor else ():
                 self._payload(held, direction)

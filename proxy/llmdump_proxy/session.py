@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Final
 
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, entries
-from llmdump_proxy import flow_control, overdue, rewrite, routes
+from llmdump_proxy import flow_control, overdue, rewrite
 from llmdump_proxy.answers import error_response
 from llmdump_proxy.engine import Engine
 from llmdump_proxy.exchange import Exchange
@@ -30,17 +30,18 @@ from llmdump_proxy.flow_control import Brake
 from llmdump_proxy.framing import BadFramingError, Piece, UntilCloseBody, body_of
 from llmdump_proxy.head import (
     CRLF2,
+    UNTIL_CLOSE,
     BadHeadError,
     RequestHead,
     ResponseHead,
     check_request_begins,
     check_response_begins,
     end_of_head,
-    parse_request,
     parse_response,
     path_of_broken,
 )
 from llmdump_proxy.journal import Journal
+from llmdump_proxy.plans import Plan
 from llmdump_proxy.ports import Transport, Upstream
 from llmdump_proxy.rules import Levels
 
@@ -137,11 +138,10 @@ class Session:
         self._dial = None
         self._touched = self._engine.clock.now
         exchange = self._exchange
-        assert exchange is not None
-        self._attach(upstream)
-        if self._backlog:
-            upstream.transport.write(b"".join(self._backlog))
-            self._backlog, self._backlog_bytes = [], 0
+        assert exchange and exchange.plan
+        self._attach(exchange, upstream, b"".join(self._backlog))
+        self._backlog, self._backlog_bytes = [], 0
+        exchange.journal.forward(exchange.plan, exchange.length_digits, upstream)
         self._client_brake.release(flow_control.BACKLOG)
         if exchange.client_eof:
             self._pass_eof_on(upstream)
@@ -281,69 +281,78 @@ class Session:
             data = self._buffer + data
         else:
             self._head_since = self._engine.clock.now
-        data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 section 2.2
+        if data[:1] in b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2
         try:
-            if data and CRLF2 not in data:
-                check_request_begins(data)
-            end = end_of_head(data, self._engine.settings.max_head_bytes)
-            if not end:
-                self._buffer = data
+            end = data.find(CRLF2) + 4
+            if not 4 <= end <= self._engine.settings.max_head_bytes:
+                self._head_goes_on(data)
                 return
-            request = parse_request(data[:end])
+            plan, digits = self._engine.plans.of(data[:end])
         except BadHeadError as err:
             self._refuse(data, err)
             return
         self._buffer = b""
-        self._begin(request, data[end:], since_ns)
+        self._begin(plan, digits, data[end:], since_ns)
 
-    def _begin(self, request: RequestHead, rest: bytes, since_ns: int) -> None:
-        engine = self._engine
-        levels = engine.rules.levels(request.path)
-        provider = routes.provider(request.path)
-        exchange = self._open(provider, levels)
-        exchange.request = request
-        exchange.body = body_of(request.body)
-        exchange.route = engine.routes.find(request.path)
-        self._from_client = self._await_response if exchange.body.done else self._request_body
-        if exchange.route is None:
-            exchange.journal.request(request.raw)
-            self._answer(404, "no_route", f"no backend for {request.path}: set LLMDUMP_UPSTREAM or a route", "bad_request")
+    def _head_goes_on(self, data: bytes) -> None:
+        """Keep the beginning of a head. Raises BadHeadError for what never will be one."""
+        if data and CRLF2 not in data:
+            check_request_begins(data)
+        end_of_head(data, self._engine.settings.max_head_bytes)
+        self._buffer = data
+
+    def _begin(self, plan: Plan, digits: bytes, rest: bytes, since_ns: int) -> None:
+        """A whole head was read, and `rest` behind it."""
+        exchange = self._open(plan.provider, plan.levels)
+        exchange.plan, exchange.length_digits = plan, digits
+        exchange.length = int(digits) if digits else plan.head.body
+        exchange.body = body_of(exchange.length)
+        self._from_client = self._request_body if exchange.length else self._await_response
+        if plan.route is None:
+            exchange.journal.request(plan, digits)
+            path = plan.head.path
+            self._answer(404, "no_route", f"no backend for {path}: set LLMDUMP_UPSTREAM or a route", "bad_request")
             return
-        upstream = engine.take_upstream(exchange.route.origin)
+        upstream = self._engine.take_upstream(plan.route.origin)
         if upstream is None:
-            exchange.journal.request(request.raw)
-            self._from_upstream = self._no_upstream
-            self._dial = engine.dial(self, exchange.route.origin)
+            exchange.journal.request(plan, digits)
+            self._dial = self._engine.dial(self, plan.route.origin)
+            if rest:
+                self._from_client(rest)
         else:
-            self._attach(upstream, since_ns)
-        if rest:
+            self._pass_on(exchange, plan, upstream, rest, since_ns)
+
+    def _pass_on(self, exchange: Exchange, plan: Plan, upstream: Upstream, rest: bytes, since_ns: int) -> None:
+        """Send the head on, in one write with what was read of a body of known length."""
+        piece = exchange.body.feed(rest) if rest and exchange.length > 0 else None
+        self._attach(exchange, upstream, rest[: piece.used] if piece else b"")
+        exchange.took(exchange.forwarded_at_ns - since_ns)
+        exchange.journal.request(plan, exchange.length_digits)
+        exchange.journal.forward(plan, exchange.length_digits, upstream)
+        if piece:
+            self._took_of_request(exchange, piece, rest)
+        elif rest:
             self._from_client(rest)
 
     def _open(self, provider: str, levels: Levels) -> Exchange:
         engine = self._engine
         journal = Journal(engine.recorder, engine.secrets, self._peer, self._told, self._name, provider, levels)
         engine.stats.began(recorded=journal.recorded)
-        self._exchange = Exchange(journal)
-        return self._exchange
+        exchange = self._exchange = Exchange(journal)
+        return exchange
 
-    def _attach(self, upstream: Upstream, since_ns: int = 0) -> None:
-        """Send the head on, then record it; `since_ns` if the request was read just now."""
-        exchange = self._exchange
-        assert exchange and exchange.request and exchange.route
-        request, route = exchange.request, exchange.route
+    def _attach(self, exchange: Exchange, upstream: Upstream, body: bytes) -> None:
+        """Send the head on, and what there is of the body."""
+        assert exchange.plan is not None
         self._upstream = upstream
+        upstream.uses += 1
         upstream.attach(self)
         self._upstream_brake.attach(upstream.transport)
         self._from_upstream = self._response_head
-        target = route.target(request.target)
-        sent = rewrite.request(request.raw, target, route.host, request.connection, request.upgrade)
-        upstream.transport.write(sent)
+        before, after = exchange.plan.sent
+        upstream.transport.write(b"%b%b%b%b" % (before, exchange.length_digits, after, body))
         exchange.forwarded_at_ns = time.perf_counter_ns()
-        if since_ns:
-            exchange.took(since_ns)
-            exchange.journal.request(request.raw)
-        exchange.journal.forward(sent, request, route, upstream)
-        upstream.uses += 1
 
     def _request_body(self, data: bytes) -> None:
         since_ns = time.perf_counter_ns()
@@ -355,7 +364,10 @@ class Session:
             self._answer(400, "malformed_body", str(err), "bad_request")
             return
         self._send_upstream(data if piece.used == len(data) else data[: piece.used])
-        exchange.took(since_ns)
+        exchange.took(time.perf_counter_ns() - since_ns)
+        self._took_of_request(exchange, piece, data)
+
+    def _took_of_request(self, exchange: Exchange, piece: Piece, data: bytes) -> None:
         exchange.request_bytes += len(piece.payload)
         exchange.journal.body(CLIENT_TO_PROXY, piece)
         if piece.done:
@@ -395,62 +407,65 @@ class Session:
     def _response_head(self, data: bytes) -> None:
         since_ns = time.perf_counter_ns()
         exchange = self._exchange
-        assert exchange and exchange.request
+        assert exchange and exchange.plan
+        request = exchange.plan.head
         exchange.heard = True
-        data, self._buffer = self._buffer + data, b""
+        if self._buffer:
+            data, self._buffer = self._buffer + data, b""
         try:
             end = end_of_head(data, self._engine.settings.max_head_bytes)
             if not end:
                 check_response_begins(data)
                 self._buffer = data
                 return
-            response = parse_response(data[:end], exchange.request.method)
-            if response.status == 101 and not exchange.request.upgrade:
+            response = parse_response(data[:end], request.method)
+            if response.status == 101 and not request.upgrade:
                 raise BadHeadError(502, "upstream_malformed", "the backend switches protocols, nobody asked it to")
         except BadHeadError as err:
             code = "upstream_head_too_large" if err.status == 431 else "upstream_malformed"
             self._answer(502, code, f"the backend's answer cannot be passed on: {err}", "upstream_error")
             return
-        if response.status == 101:
+        if response.status >= 200:
+            self._begin_response(exchange, request, response, data, since_ns)
+        elif response.status == 101:
             self._switch(exchange, response, data[end:])
-        elif response.status < 200:
-            self._interim(exchange, response, data[end:])
         else:
-            self._begin_response(exchange, response, data[end:], since_ns)
+            self._interim(exchange, request, response, data[end:])
 
-    def _interim(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
-        assert exchange.request
-        if exchange.request.raw.find(b" HTTP/1.1\r\n") > 0:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
+    def _interim(self, exchange: Exchange, request: RequestHead, response: ResponseHead, rest: bytes) -> None:
+        if request.raw.find(b" HTTP/1.1\r\n") > 0:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
             self._client.write(response.raw)
         exchange.journal.interim(response.raw, response.status)
         if rest:
             self._response_head(rest)
 
-    def _begin_response(self, exchange: Exchange, response: ResponseHead, rest: bytes, since_ns: int) -> None:
-        assert exchange.request
-        exchange.response = response
-        exchange.response_body = body_of(response.body)
-        until_close = isinstance(exchange.response_body, UntilCloseBody)
-        # Whoever reads HTTP/1.0 takes the end of the connection for the end of the message, whatever the framing says.
-        old = response.raw.startswith(b"HTTP/1.0")
-        leaving = self._engine.leaving
-        if until_close or old or leaving or not exchange.request.keep_alive or not exchange.body.done:
-            self._closing = True
-        head = rewrite.response(response.raw, response.connection, close=self._closing)
+    def _begin_response(
+        self, exchange: Exchange, request: RequestHead, response: ResponseHead, data: bytes, since_ns: int
+    ) -> None:
+        """A final head was read, and what is behind it in `data`."""
+        rest = data[len(response.raw) :]
+        body = exchange.response_body = body_of(response.body)
         try:
-            piece = exchange.response_body.feed(rest) if rest and not exchange.response_body.done else _NOTHING
+            piece = body.feed(rest) if rest and not body.done else _NOTHING
         except BadFramingError as err:
-            exchange.response = None
             self._answer(502, "upstream_malformed", f"the backend's answer cannot be passed on: {err}", "upstream_error")
             return
-        self._client.write(head + rest[: piece.used] if piece.used else head)
-        exchange.took(since_ns, first=True)
+        exchange.response = response
+        # Whoever reads HTTP/1.0 takes the end of the connection for the end of the message, whatever the framing says.
+        until_close = response.body == UNTIL_CLOSE or response.raw.startswith(b"HTTP/1.0")
+        if until_close or self._engine.leaving or not request.keep_alive or not exchange.body.done:
+            self._closing = True
+        if self._closing or response.hop_by_hop or piece.used != len(rest):
+            data = rewrite.response(response.raw, response.connection, close=self._closing) + rest[: piece.used]
+        self._client.write(data)
+        exchange.own_first_ns = time.perf_counter_ns() - since_ns
+        exchange.took(exchange.own_first_ns)
         self._from_upstream = self._response_body
         exchange.journal.response(response.raw, response.status, (since_ns - exchange.forwarded_at_ns) / 1e6)
         if piece.used:
-            self._count_response(exchange, piece)
-        if exchange.response_body.done:
-            self._response_ends(exchange, rest[piece.used :])
+            self._took_of_response(exchange, piece, rest)
+        elif body.done:
+            self._response_ends(exchange, rest)
 
     def _response_body(self, data: bytes) -> None:
         since_ns = time.perf_counter_ns()
@@ -462,14 +477,14 @@ class Session:
             self._cut(exchange, "upstream_error", "upstream_malformed")
             return
         self._client.write(data if piece.used == len(data) else data[: piece.used])
-        exchange.took(since_ns)
-        self._count_response(exchange, piece)
-        if piece.done:
-            self._response_ends(exchange, data[piece.used :])
+        exchange.took(time.perf_counter_ns() - since_ns)
+        self._took_of_response(exchange, piece, data)
 
-    def _count_response(self, exchange: Exchange, piece: Piece) -> None:
+    def _took_of_response(self, exchange: Exchange, piece: Piece, data: bytes) -> None:
         exchange.response_bytes += len(piece.payload)
         exchange.journal.body(BACKEND_TO_PROXY, piece)
+        if piece.done:
+            self._response_ends(exchange, data[piece.used :])
 
     def _response_ends(self, exchange: Exchange, rest: bytes) -> None:
         exchange.response_over = True
@@ -526,7 +541,7 @@ class Session:
         exchange = self._exchange
         assert exchange and self._upstream
         self._upstream.transport.write(data)
-        exchange.took(since_ns)
+        exchange.took(time.perf_counter_ns() - since_ns)
         exchange.request_bytes += len(data)
         exchange.journal.pipe(CLIENT_TO_PROXY, data)
 
@@ -535,20 +550,21 @@ class Session:
         exchange = self._exchange
         assert exchange is not None
         self._client.write(data)
-        exchange.took(since_ns)
+        exchange.took(time.perf_counter_ns() - since_ns)
         exchange.response_bytes += len(data)
         exchange.journal.pipe(BACKEND_TO_PROXY, data)
 
     # ------------------------------------------------------------------ endings
 
     def _lost_before_response(self, exchange: Exchange, upstream: Upstream, error: Exception | None) -> None:
-        assert exchange.request and exchange.route
+        assert exchange.plan and exchange.plan.route
+        idempotent = exchange.plan.head.method in _IDEMPOTENT
         if exchange.client_eof:
             self._closing = True
             self._finish("client_closed", "client_left")
-        elif upstream.uses > 1 and not exchange.heard and exchange.request.method in _IDEMPOTENT and exchange.request.body == 0:
+        elif upstream.uses > 1 and not exchange.heard and idempotent and exchange.length == 0:
             # A kept connection that died as we used it: RFC 9110 section 9.2.2 lets these be sent once more.
-            self._dial = self._engine.dial(self, exchange.route.origin)
+            self._dial = self._engine.dial(self, exchange.plan.route.origin)
         elif error is None:
             self._answer(502, "upstream_closed", "the backend closed the connection without an answer", "upstream_closed")
         else:
@@ -577,7 +593,7 @@ class Session:
         levels = engine.rules.levels(path_of_broken(received))
         exchange = self._open("unknown", levels)
         exchange.body = UntilCloseBody()  # whatever follows is not a body we could tell the end of
-        exchange.journal.request(received, err.code)
+        exchange.journal.refused(received, err.code)
         reason = "timeout" if err.status == 408 else "bad_request"
         self._answer(err.status, err.code, str(err), reason)
 
@@ -586,7 +602,7 @@ class Session:
         received, self._buffer = self._buffer, b""
         if received:
             exchange = self._open("unknown", self._engine.rules.levels(path_of_broken(received)))
-            exchange.journal.request(received, "head_cut")
+            exchange.journal.refused(received, "head_cut")
             self._closing = True
             self._finish("client_closed", "head_cut")
 
@@ -597,7 +613,7 @@ class Session:
         if exchange.response is not None:
             self._cut(exchange, reason, code)
             return
-        head_only = exchange.request is not None and exchange.request.method == b"HEAD"
+        head_only = exchange.plan is not None and exchange.plan.head.method == b"HEAD"
         response = error_response(status, code, message, head_only=head_only)
         self._client.write(response)
         exchange.journal.answer(response, status)
@@ -611,11 +627,13 @@ class Session:
         if self._dial:
             self._dial()
             self._dial = None
-        self._backlog, self._backlog_bytes, self._buffer = [], 0, b""
+        self._buffer = b""
+        if self._backlog:
+            self._backlog, self._backlog_bytes = [], 0
         request_over = exchange.body.done and self._from_client != self._pipe_up
         self._leave_upstream(exchange, complete=reason == "complete", request_over=request_over)
         self._end_record(exchange, reason, code)
-        if not self._closing and request_over and not exchange.client_eof:
+        if request_over and not self._closing and not exchange.client_eof:
             self._next_exchange()
         else:
             sends_more = not request_over or bool(self._pending)
@@ -638,7 +656,8 @@ class Session:
 
     def _next_exchange(self) -> None:
         self._from_client = self._await_head
-        self._client_brake.release(~flow_control.CAPTURE)
+        if self._client_brake.why:
+            self._client_brake.release(~flow_control.CAPTURE)
         pending, self._pending = self._pending, b""
         if pending:
             self._await_head(pending)

@@ -44,7 +44,7 @@ purpose (`capture_truncate_bytes`), and this was its size. `x_alt` true: secrets
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import cbor2
@@ -76,6 +76,7 @@ EMPTY_RECORD_BYTES: Final = _HEAD.size + _FIXED_META_BYTES + 4 + _CRC.size
 _BASE_ENTRIES: Final = 6  # x_l, x_n, x_i, rid, x_k, x_c
 _X_Z: Final = b"\x63x_z\xf5"
 _ZERO_SEQ: Final = bytes(8)
+_crc32c: Final[Callable[[bytes], int]] = google_crc32c.value
 _X_C: Final = b"\x63x_c\x1a"
 # What stands between the values of a record's fixed part, by what varies in it: a direction, a count of entries.
 _TO_DATA: Final = [b"\x63dir%c\x63seq\x1b%b\x64data\x5a" % (direction, _ZERO_SEQ) for direction in range(4)]
@@ -123,7 +124,7 @@ def kind_entry(kind: str) -> bytes:
 _KIND_CHUNK: Final = kind_entry("chunk") + b"\x62ci\x1a"
 
 
-def chunk_kind(index: int, *, last: bool) -> bytes:
+def chunk_kind(index: int, last: bool) -> bytes:
     """The `x_k` entry of a chunk, and after it `ci` and, if it is the last of its body, `x_z`: one or two entries."""
     return _INDEX.pack(_KIND_CHUNK, index) + (_X_Z if last else b"")
 
@@ -133,7 +134,7 @@ def encode(
 ) -> bytes:
     """One whole record. `kind` is a `kind_entry`; `extra` are `count` CBOR entries, as `entries` gives them."""
     size = identity.size_bytes + len(data) + len(kind) + len(extra)
-    body = b"".join(
+    record = b"".join(
         (
             _HEAD.pack(MAGIC, ts, _TO_DATA[direction], len(data)),
             data,
@@ -144,7 +145,7 @@ def encode(
             identity.suffix,
         )
     )
-    return body + _U32.pack(google_crc32c.value(body))
+    return record + _U32.pack(_crc32c(record))
 
 
 def encode_chunk(
@@ -159,7 +160,7 @@ def encode_chunk(
     count: int = 0,
 ) -> bytes:
     """A `chunk` record, the one made most often. `extra` are `count` more CBOR entries (`x_f`, `x_cut` …)."""
-    return encode(ts, direction, number, data, identity, chunk_kind(index, last=last), extra, 1 + last + count)
+    return encode(ts, direction, number, data, identity, chunk_kind(index, last), extra, 1 + last + count)
 
 
 class Record:
@@ -261,7 +262,7 @@ def measure(buffer: bytes | memoryview, at: int) -> int:
 
 def is_whole(record: bytes | memoryview) -> bool:
     """Whether the checksum of exactly one record's bytes holds, whatever its `seq` is."""
-    crc = google_crc32c.value(bytes(record[:SEQ_AT]) + _ZERO_SEQ)
+    crc = _crc32c(bytes(record[:SEQ_AT]) + _ZERO_SEQ)
     crc = google_crc32c.extend(crc, bytes(record[SEQ_AT + 8 : -4]))
     return bool(crc == _U32.unpack_from(record, len(record) - 4)[0])
 

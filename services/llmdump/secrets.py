@@ -75,6 +75,8 @@ class Secrets:
         self._field = re.compile(
             rb"(?i)\n(?P<before>(?P<name>" + names + rb"):[ \t]*(?P<scheme>" + _SCHEME + rb"))(?P<value>[^\r\n]+)"
         )
+        # Where in a head, in lower case, they begin: a search that regards case takes a fifth of the time.
+        self._begins = re.compile(rb"\n(?:" + names + rb"):")
         self._broken_field = re.compile(
             rb"(?is)(?<!" + _TOKEN_CHARS + rb")(?P<before>(?P<name>" + names + rb")(?!" + _TOKEN_CHARS + rb")"
             rb"[\s\0]*:?[\s\0]*(?P<scheme>" + _SCHEME + rb"))"
@@ -87,11 +89,16 @@ class Secrets:
         )
         self._keep = keep
 
+    def masks(self, name: bytes) -> bool:
+        """Whether the value of a field of this name, in lower case, is masked."""
+        return not self._keep and self._field.match(b"\n" + name + b": -") is not None
+
     def mask(self, head: bytes, *, broken: bool = False) -> Masked:
         """The head with its credentials masked. `broken`: it was refused, so that nothing can be said of its form."""
+        if not broken and self._is_clean(head):
+            return Masked(head, NO_KEY, ())
         found = _Found()
-        # With a line end before the first line, a pattern can begin with one, and the search for lines is done in C.
-        masked = self._broken_field.sub(found.field, head) if broken else self._field.sub(found.line, b"\n" + head)[1:]
+        masked = self._broken_field.sub(found.field, head) if broken else self._lines_masked(head, found)
         in_lines = len(found.secrets)
         if b"?" in masked or broken:
             masked = (self._broken_query if broken else self._query).sub(found.query, masked)
@@ -105,6 +112,23 @@ class Secrets:
             return Masked(head, found.key_hash(), tuple(found.secrets))
         lines = None if broken or len(found.secrets) > in_lines else tuple(found.lines)
         return Masked(masked, found.key_hash(), tuple(found.secrets), lines)
+
+    def _is_clean(self, head: bytes) -> bool:
+        """Whether there is certainly nothing to mask: so it is with most answers."""
+        if b"?" in head or b"@" in head or b"openai-insecure-api-key." in head:
+            return False
+        return self._begins.search(b"\n" + head.lower()) is None
+
+    def _lines_masked(self, head: bytes, found: "_Found") -> bytes:
+        # With a line end before the first line, a pattern can begin with one, and the search for lines is done in C.
+        text, at = b"\n" + head, 0
+        done: list[bytes] = []
+        for begin in self._begins.finditer(text.lower()):
+            line = self._field.match(text, begin.start())
+            if line:
+                done += (text[at : line.start()], found.line(line))
+                at = line.end()
+        return b"".join((*done, text[at:]))[1:] if done else head
 
 
 class _Found:

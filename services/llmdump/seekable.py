@@ -9,7 +9,8 @@ as one stream: independent frames, then one skippable frame holding the table:
 
 Frames are large and made with a long window, because agents send their whole history again with each turn: a turn must
 find the one before it. On interleaved 60-turn sessions 256 KiB frames left 39 % of the bytes, 32 MiB frames 2.3 %, at
-the price of some 20 ms to read anything from a frame that is not the last one read.
+the price of up to 50 ms to read something from a frame that is not the last one read: a frame is decompressed from its
+beginning, but only as far as is asked for.
 
 The records' own checksums guard the content, so the table carries none.
 """
@@ -34,6 +35,8 @@ FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
 """Plain bytes of a frame that we read: what a table may make us allocate."""
 FRAMES_MAX: Final = 1 << 20
 
+_STEP_BYTES: Final = 1024 * 1024
+"""At least so much is decompressed at a time."""
 _LEVEL: Final = 3
 _WINDOW_LOG: Final = 25  # 32 MiB, so a window spans a whole frame
 _OPTIONS: Final[dict[int, int]] = {
@@ -55,16 +58,39 @@ def compress_frame(plain: bytes) -> bytes:
 
 def decompress_frame(frame: bytes, plain_bytes: int) -> bytes:
     """What exactly one frame holds, which must be `plain_bytes` long; never allocates more. Raises ValueError."""
-    decompressor = zstd.ZstdDecompressor()
-    try:
-        plain = decompressor.decompress(frame, max_length=plain_bytes)
+    return _Frame(frame, plain_bytes).read(0, plain_bytes)
+
+
+class _Frame:
+    """One frame that is being decompressed, as far as somebody asked."""
+
+    def __init__(self, compressed: bytes, plain_bytes: int) -> None:
+        self._more = compressed
+        self._size = plain_bytes
+        self._plain = bytearray()
+        self._decompressor = zstd.ZstdDecompressor()
+
+    def read(self, begin: int, end: int) -> bytes:
+        """The plain bytes from `begin` to `end`, which may be beyond its end. Raises ValueError for a damaged frame."""
+        end = min(end, self._size)
+        try:
+            while len(self._plain) < end:
+                self._go_on(max(end - len(self._plain), _STEP_BYTES))
+        except zstd.ZstdError as err:
+            raise ValueError(f"damaged zstd frame: {err}") from err
+        return bytes(memoryview(self._plain)[begin:end])
+
+    def _go_on(self, at_most: int) -> None:
+        left = self._size - len(self._plain)
+        more = self._decompressor.decompress(self._more, max_length=min(at_most, left))
+        self._more = b""
+        self._plain += more
         # A frame that fills `max_length` exactly may not have been told yet that it is over.
-        rest = b"" if decompressor.eof else decompressor.decompress(b"", max_length=1)
-    except zstd.ZstdError as err:
-        raise ValueError(f"damaged zstd frame: {err}") from err
-    if len(plain) != plain_bytes or rest or not decompressor.eof or decompressor.unused_data:
-        raise ValueError(f"damaged zstd frame: it does not hold the {plain_bytes} bytes that the table says")
-    return plain
+        over = self._decompressor.eof
+        rest = self._decompressor.decompress(b"", max_length=1) if len(more) == left and not over else b""
+        over = over or self._decompressor.eof
+        if rest or over != (len(self._plain) == self._size) or self._decompressor.unused_data or not (more or over):
+            raise ValueError(f"damaged zstd frame: it does not hold the {self._size} bytes that the table says")
 
 
 def seek_table(sizes: Iterable[tuple[int, int]]) -> bytes:
@@ -93,7 +119,7 @@ class SealedFile:
         self._compressed_at = [0, *accumulate(compressed for compressed, _ in sizes)]
         self._plain_at = [0, *accumulate(plain for _, plain in sizes)]
         self.size = self._plain_at[-1]
-        self._kept: tuple[int, bytes] = (-1, b"")
+        self._kept: tuple[int, _Frame | None] = (-1, None)
 
     @property
     def frame_offsets(self) -> Sequence[int]:
@@ -103,8 +129,8 @@ class SealedFile:
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of the plain content, fewer at its end.
 
-        Blocking: decompresses each frame that is touched, except the one read last. Raises ValueError for a damaged
-        frame and for a negative offset or size, OSError.
+        Blocking: decompresses each frame that is touched up to there, and the one touched last not again. Raises ValueError
+        for a damaged frame, if the damage is not behind what is asked for, and for a negative offset or size, OSError.
         """
         if offset < 0 or size < 0:
             raise ValueError(f"cannot read {size} bytes from {offset}")
@@ -113,26 +139,27 @@ class SealedFile:
         while offset < end:
             index = bisect_right(self._plain_at, offset) - 1
             begin = self._plain_at[index]
-            part = self._frame(index)[offset - begin : end - begin]
+            try:
+                part = self._frame(index).read(offset - begin, end - begin)
+            except ValueError as err:
+                self._kept = (-1, None)
+                raise ValueError(f"{self._path}, frame {index} at {self._compressed_at[index]}: {err}") from err
             parts.append(part)
             offset += len(part)
         return b"".join(parts)
 
-    def _frame(self, index: int) -> bytes:
-        if self._kept[0] != index:
-            self._kept = (-1, b"")  # so that one frame is held at a time
+    def _frame(self, index: int) -> _Frame:
+        kept, frame = self._kept
+        if frame is None or kept != index:
+            self._kept = (-1, None)  # so that one frame is held at a time
             at, end = self._compressed_at[index : index + 2]
-            frame = os.pread(self._file.fileno(), end - at, at)
-            try:
-                plain = decompress_frame(frame, self._plain_at[index + 1] - self._plain_at[index])
-            except ValueError as err:
-                raise ValueError(f"{self._path}, frame {index} at {at}: {err}") from err
-            self._kept = (index, plain)
-        return self._kept[1]
+            frame = _Frame(os.pread(self._file.fileno(), end - at, at), self._plain_at[index + 1] - self._plain_at[index])
+            self._kept = (index, frame)
+        return frame
 
     def close(self) -> None:
         """Close the file."""
-        self._kept = (-1, b"")
+        self._kept = (-1, None)
         self._file.close()
 
 

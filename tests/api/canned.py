@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from tests.patience import WAIT_S
+
 Part = bytes | float
 """Bytes to send, or seconds to wait."""
 CUT = b""
@@ -106,7 +108,7 @@ class Got(NamedTuple):
 def send(proxy: str, target: str, body: bytes, *fields: tuple[str, str], method: str = "POST") -> Got:
     """One request on a connection of its own."""
     host, _, port = proxy.removeprefix("http://").rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=WAIT_S)
     try:
         connection.putrequest(method, target)
         for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body))), *fields):
@@ -126,7 +128,7 @@ def leave_after(proxy: str, target: str, body: bytes, what: bytes) -> bytes:
     """Send a request, read until `what` was there, and leave without a word. What was read."""
     host, _, port = proxy.removeprefix("http://").rpartition(":")
     head = f"POST {target} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as sock:
         sock.sendall(head.encode() + body)
         got = b""
         while what not in got:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-WAIT_S = 30.0
+from tests.patience import WAIT_S
 
 
 class Reply(NamedTuple):

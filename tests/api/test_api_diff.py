@@ -12,6 +12,7 @@ from made import exchange, new_id, running
 from llmdump.data_dir import DataDir
 from tests.api.streams import put
 from tests.api.test_api_serve import Served
+from tests.patience import WAIT_S
 
 USAGE = json.dumps({
     "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5", "stop_reason": "end_turn",
@@ -85,7 +86,7 @@ def test_what_cannot_be_compared_is_named(api: Served, query: str, status: int, 
 def test_the_command_says_it_in_words_and_as_json(api: Served, pair: tuple[str, str]) -> None:
     def diff(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "llmdump_api.diff", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     root = str(api.data.root)
     said, as_json, unknown = diff(root, *pair), diff("--json", root, *pair), diff(root, pair[0], new_id(8888))

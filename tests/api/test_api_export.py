@@ -33,6 +33,7 @@ from tests.api.exported import ANSWER, CHAT, LARGE, Made, compact, every_sort
 from tests.api.har_schema import HAR
 from tests.api.streams import get
 from tests.api.test_api_serve import Served
+from tests.patience import WAIT_S
 
 BIN = Path(sys.executable).parent
 
@@ -53,7 +54,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[Served
 def llmdump(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[bytes]:
     """`llmdump …`, without settings of this process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMDUMP_")}
-    done = subprocess.run([BIN / "llmdump", *map(str, arguments)], env=clean, capture_output=True, timeout=60, check=False)
+    done = subprocess.run([BIN / "llmdump", *map(str, arguments)], env=clean, capture_output=True, timeout=WAIT_S, check=False)
     assert (done.returncode == 0) == ok, done.stderr.decode()
     return done
 
@@ -391,7 +392,7 @@ def test_every_command_line_of_the_page_runs(api: Served, tmp_path: Path, monkey
             assert CliRunner().invoke(import_.command, words[2:]).exit_code == 0, line
         else:
             script = f"set -o pipefail; PATH={BIN}:$PATH; {line}"
-            done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=WAIT_S, check=False)
             assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
     tuned = {"train.jsonl", "claude.jsonl"}
     made = {"all.jsonl", "bad.har", "day.cbor", "part.jsonl", "all.zip", "another", "cost.parquet", *tuned}

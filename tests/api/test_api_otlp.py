@@ -26,6 +26,7 @@ from llmdump_api.export.selection import Archive, ExportError, Selection
 from llmdump_indexer.follow import Follower
 from tests.api.exported import ANSWER, CHAT, CLAUDE, Made, compact, every_sort
 from tests.api.test_api_export import BIN, exported, llmdump
+from tests.patience import WAIT_S
 from tests.writer.traffic import sse
 
 
@@ -220,7 +221,7 @@ def test_followed_exchanges_are_sent_when_they_end_and_once(data: DataDir) -> No
             until(lambda: got() == [made.ids[0], made.ids[2], made.ids[1]])
             until(lambda: not json.loads(place.read_text())["open"])
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(WAIT_S) == 0
     with following(data, f"http://127.0.0.1:{port}", "--cursor-file", str(place)) as process:  # nobody listens there now
         fourth = Made("7a" * 8, first=9)
         fourth.call("/v1/chat/completions", [compact(CHAT)], [compact(ANSWER)])
@@ -280,13 +281,13 @@ def test_the_command_lines_of_the_page_send_what_it_says(data: DataDir, tmp_path
     once, on_and_on = LINES
     with collecting() as server:
         shell = [["sh", "-c", "exec " + line.replace("http://127.0.0.1:4318", url(server))] for line in (once, on_and_on)]
-        subprocess.run(shell[0], cwd=tmp_path, env=environ, check=True, timeout=60)
+        subprocess.run(shell[0], cwd=tmp_path, env=environ, check=True, timeout=WAIT_S)
         assert [facts(span)["llmdump.exchange.id"] for span in server.spans] == new.ids
         with subprocess.Popen(shell[1], cwd=tmp_path, env=environ) as process:
             try:
                 until(lambda: len(server.spans) == 3)
                 process.send_signal(signal.SIGINT)
-                assert process.wait(10) == 0
+                assert process.wait(WAIT_S) == 0
             finally:
                 process.kill()
     assert [path for path, _, _ in server.asked] == ["/v1/traces"] * len(server.asked)

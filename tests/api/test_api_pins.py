@@ -25,6 +25,7 @@ from llmdump.record import Record
 from llmdump_indexer.follow import Follower
 from tests import v2_reader
 from tests.api.test_api_serve import Served
+from tests.patience import WAIT_S
 
 ONE, TWO, THREE = new_id(1), new_id(2), new_id(3)
 BODY = bytes(range(256)) * 20_000
@@ -82,7 +83,7 @@ def records_of(data: DataDir, exchange: str) -> list[Record]:
 def llmdump(data: DataDir, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     environ = os.environ | {f"LLMDUMP_{key.upper()}": value for key, value in settings.items()}
     command = [str(Path(sys.executable).parent / "llmdump"), *arguments, f"--data-dir={data.root}"]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["by a cap", "by hand"])
@@ -246,7 +247,7 @@ def in_the_middle_of_a_body(api: Served, segments: int, what: Callable[[], None]
         append(begin_segment(api.data, 3 + number), b"".join(records[number * share : end]))
     Follower(api.data).catch_up()
     request = urllib.request.Request(f"{api.url}/api/traces/{id_}/response", headers={"Authorization": f"Bearer {api.token}"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
         begin = answer.read(1000)
         what()
         return bytes(begin + answer.read())

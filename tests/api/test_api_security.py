@@ -23,6 +23,7 @@ from llmdump_api.gate import HARMLESS, names
 from llmdump_api.token import Tokens
 from llmdump_indexer.follow import Follower
 from tests.api.canned import Backend
+from tests.patience import WAIT_S
 
 HTML = b"<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 STREAM, PAGE = new_id(1), new_id(2)
@@ -39,7 +40,7 @@ class Api:
 
     def ask(self, path: str, bearer: str = "", method: str = "GET", body: bytes = b"", **fields: str) -> tuple[int, Any, bytes]:
         """Status, header fields and body."""
-        connection = http.client.HTTPConnection(self.address, timeout=20)
+        connection = http.client.HTTPConnection(self.address, timeout=WAIT_S)
         try:
             sent = {name.replace("_", "-"): value for name, value in fields.items()}
             connection.request(method, path, body or None, {"Authorization": f"Bearer {bearer or self.tokens.admin}", **sent})
@@ -56,7 +57,7 @@ class Api:
     def raw(self, data: bytes, *, ends: bool = False) -> bytes:
         """Bytes as they are, and all that comes back; then the end of what is sent, if it `ends`."""
         host, _, port = self.address.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=20) as sock:
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as sock:
             sock.sendall(data)
             if ends:
                 sock.shutdown(socket.SHUT_WR)
@@ -206,7 +207,7 @@ def test_the_command_lines_of_the_page_do_what_it_says(api: Api, tmp_path: Path)
     asks, starts = re.findall(r"^```sh\n(.*?)^```$", PAGE_OF_DOCS, re.MULTILINE | re.DOTALL)
     (tmp_path / "data").symlink_to(api.data.root)
     lines = asks.replace("127.0.0.1:7862", api.address).splitlines()
-    told = [json.loads(subprocess.check_output(["sh", "-c", line], cwd=tmp_path, timeout=20)) for line in lines]
+    told = [json.loads(subprocess.check_output(["sh", "-c", line], cwd=tmp_path, timeout=WAIT_S)) for line in lines]
     assert [one.get("error") for one in told] == [None, "forbidden", None]
     command = starts.strip().replace("0.0.0.0:7862", "127.0.0.1:0")  # tests stay on loopback
     environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LLMDUMP_DATA_DIR": str(tmp_path / "own")}
@@ -234,7 +235,7 @@ def test_the_page_has_the_limits_there_are() -> None:
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
 def test_wider_than_loopback_it_listens_only_if_told_by_which_names(tmp_path: Path, listen: str) -> None:
     service = Service("api", DataDir(tmp_path / "data").create(), **{"api-listen": listen})
-    assert service.process.wait(10) == 1
+    assert service.process.wait(WAIT_S) == 1
     assert "wider than loopback: set api_hosts" in service.errors()
 
 
@@ -302,6 +303,13 @@ def test_raw_bodies_are_attachments_of_octets(api: Api, side: str) -> None:
     assert fields["Content-Disposition"].startswith("attachment;")
 
 
+# Without a screen, in a container, by root, and asking nobody but who is named.
+ALONE = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-proxy-server",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
 def test_a_captured_page_does_not_run_in_a_browser(api: Api, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -320,9 +328,8 @@ def _runs(chromium: str, tmp_path: Path, fields: dict[str, str], body: bytes) ->
     head = f"HTTP/1.1 200 OK\r\n{said}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
     with Backend().running() as backend:
         backend.replies = {"page": [head + body]}
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}"]
-        command = [chromium, *flags, f"{backend.url}/?t=page"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        command = [chromium, *ALONE, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"{backend.url}/?t=page"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
     return "<title>ran</title>" in done.stdout
 
 

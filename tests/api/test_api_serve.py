@@ -30,6 +30,7 @@ from llmdump_api.gate import Gate
 from llmdump_api.index import Index
 from llmdump_api.token import Tokens
 from llmdump_indexer.follow import Follower
+from tests.patience import WAIT_S
 
 
 class Reply(NamedTuple):
@@ -122,13 +123,13 @@ def test_loopback_names_are_ours(empty: Served, host: str) -> None:
 def test_an_empty_token_file_stops_the_start_in_one_line(data: DataDir) -> None:
     data.admin_token.touch()
     service = Service("api", data)
-    assert service.process.wait(10) == 1
+    assert service.process.wait(WAIT_S) == 1
     assert "delete it and start again" in service.errors()
 
 
 def test_a_taken_port_stops_the_start_in_one_line(api: Served, tmp_path: Path) -> None:
     other = Service("api", DataDir(tmp_path / "other").create(), **{"api-listen": api.url.removeprefix("http://")})
-    assert other.process.wait(10) == 1
+    assert other.process.wait(WAIT_S) == 1
     assert "cannot listen on" in other.errors()
 
 

@@ -11,6 +11,7 @@ from made import new_id
 from llmdump.data_dir import DataDir
 from llmdump_api.live_viewer import Told
 from llmdump_api.tail import WAIT_FOR_ROW_S, Printer, body_part
+from tests.patience import WAIT_S
 
 OPEN = {
     "id": "x1", "ts_start": "2026-01-31T12:00:00.250Z", "method": "POST", "path": "/v1/chat", "model": "m",
@@ -79,7 +80,7 @@ def test_json_lines_are_the_events() -> None:
 def test_where_it_cannot_follow_it_says_what_to_do(tmp_path: Path) -> None:
     def tail(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "llmdump_api.tail", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     data = DataDir(tmp_path / "data").create()
     nowhere, filtered, unknown = (

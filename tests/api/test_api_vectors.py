@@ -18,7 +18,8 @@ import pytest
 from llmdump import segment
 from llmdump.seekable import zstd
 from tests.api.canned import CUT, Backend, Got, Part, leave_after, reply, send
-from tests.e2e.pipeline import Pipeline, eventually, free_port
+from tests.e2e.pipeline import Pipeline, free_port
+from tests.patience import WAIT_S, eventually
 
 pytestmark = pytest.mark.xdist_group("api-vectors")
 
@@ -163,7 +164,7 @@ class World:
 
     def ended(self, count: int) -> list[dict[str, Any]]:
         """All exchanges, once so many have ended."""
-        eventually(lambda: self.pipe.get("/healthz")["counters"]["appended"] >= count, 60, f"{count} have ended", 0.2)
+        eventually(lambda: self.pipe.get("/healthz")["counters"]["appended"] >= count, WAIT_S, f"{count} have ended", 0.2)
         return self.pipe.ended(count)
 
     def _leavers(self) -> None:
@@ -172,7 +173,7 @@ class World:
         before = len(list(fds.iterdir()))
         for index in range(self.leavers):
             leave_after(self.pipe.proxy, f"{CHAT}?t=v13-{index}", b"{}", b"delta")
-        eventually(lambda: len(list(fds.iterdir())) <= before, 10, "descriptors are back", 0.1)
+        eventually(lambda: len(list(fds.iterdir())) <= before, WAIT_S, "descriptors are back", 0.1)
 
     def trace(self, tag: str) -> Any:
         return self.pipe.trace(self.rows[tag])
@@ -402,7 +403,7 @@ def test_26_pages_neither_repeat_nor_skip_while_more_arrive(world: World) -> Non
     key = "sixteen"
     for index in range(5):
         send(world.pipe.proxy, f"{CHAT}?t=v26-{index}", b"{}", ("x-api-key", key))
-    rows = eventually(lambda: _of_project(world, 5), 10, "five are there", 0.2)
+    rows = eventually(lambda: _of_project(world, 5), WAIT_S, "five are there", 0.2)
     page = f"/api/traces?key_hash={rows[0]['key_hash']}&limit=2"
     found, sizes, cursor = [], [], ""
     while True:
@@ -508,7 +509,7 @@ def cut_tail(world: World) -> int:
 
 
 def test_33_what_was_closed_is_compressed_and_its_bodies_are_there(world: World) -> None:
-    sealed = eventually(lambda: list(world.pipe.data.segments.glob("*.cbor.zst")), 10, "a sealed segment")
+    sealed = eventually(lambda: list(world.pipe.data.segments.glob("*.cbor.zst")), WAIT_S, "a sealed segment")
     assert sealed
     assert world.trace("v1bearer")["req"]["complete"]
 
@@ -548,7 +549,7 @@ def test_30_retention_is_changed_while_all_runs_and_stays_after_a_restart(world:
     numbers = [name.number for name in segment.find(world.pipe.data.segments)]
     assert len(numbers) > 1
     assert put({"max_bytes": 1}) == {**same, "max_bytes": 1, "source": "override"}
-    eventually(lambda: len(segment.find(world.pipe.data.segments)) <= 1, 10, "only the open one is left", 0.2)
+    eventually(lambda: len(segment.find(world.pipe.data.segments)) <= 1, WAIT_S, "only the open one is left", 0.2)
     left = [name.number for name in segment.find(world.pipe.data.segments)]
     assert left in ([], [max(numbers)])
     assert put({}) == world.pipe.get("/api/config/retention") == {**same, "max_bytes": 1, "source": "override"}

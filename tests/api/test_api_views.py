@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import http.server
 import itertools
 import json
@@ -17,18 +18,21 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made import BEGAN_S, Instance, exchange, new_id, running
+from made import BEGAN_S, Instance, append, begin_segment, exchange, new_id, running
 from needs import needs_tool
 
 from llmdump import record
 from llmdump.data_dir import DataDir
 from llmdump.record import Record
 from llmdump_api import curl, har
+from llmdump_api.app import KEPT_BYTES_MAX
 from llmdump_api.chunks import Chunks
 from llmdump_api.curl import BODY_INLINE_BYTES_MAX, NotSentAgainError
+from llmdump_indexer.follow import Follower
 from tests.api.har_schema import HAR
 from tests.api.streams import At, get, put, put_stream, stream
 from tests.api.test_api_serve import Served
+from tests.patience import WAIT_S
 
 ID = new_id(1)
 ROW = {"id": ID, "upstream": "http://backend", "provider": "openai"}
@@ -270,7 +274,7 @@ def asked(url: str, head: bytes, body: bytes = b"", **meta: Any) -> list[Record]
 
 def run(command: str, place: Path | None = None, **variables: str) -> None:
     environ = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables}
-    done = subprocess.run(["sh", "-c", command], env=environ, cwd=place, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(["sh", "-c", command], env=environ, cwd=place, capture_output=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, (command, done.stderr)
     assert not done.stdout or "--head" in command, "more than curl was run"
 
@@ -393,3 +397,16 @@ def test_what_is_not_there_is_not_there_in_any_form(api: Served) -> None:
     for form in ("chunks", "har", "curl"):
         assert api.ask(f"/api/traces/{new_id(20_000)}/{form}").status == 404
         assert api.ask(f"/api/traces/{new_id(20_000)}/{form}", token="wrong").status == 401
+
+
+def test_an_exchange_that_is_too_large_to_be_held_is_told_as_any_other(tmp_path: Path) -> None:
+    """It is read twice, once for what crossed and once for what it says."""
+    data = DataDir(tmp_path / "data").create()
+    texts = [f"{index}." + "x" * 1_000_000 for index in range(1 + KEPT_BYTES_MAX // 1_000_000)]
+    events = [b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % text.encode() for text in texts]
+    append(begin_segment(data, 1), b"".join(stream(Instance(), new_id(1), [At(1, event) for event in events])))
+    Follower(data).catch_up()
+    with running("api", data) as service:
+        told = Served(service, data).ask(f"/api/traces/{new_id(1)}").json
+    assert told["trace"]["missing_segments"] == []
+    assert told["reading"]["text_sha256"] == hashlib.sha256("".join(texts).encode()).hexdigest()

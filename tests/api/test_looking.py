@@ -24,6 +24,7 @@ from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Index
 from tests.api.test_api_query import row, store
 from tests.inspecting.made import sample
+from tests.patience import WAIT_S
 from tests.writer.test_recovery import begin
 from tests.writer.traffic import compact, realistic, sse
 
@@ -279,5 +280,5 @@ def test_the_commands_become_what_answers(place: Path) -> None:
     assert len(COMMANDS) >= 18
     for line in ("ls -n 1", "show -1 --raw"):
         words = [BIN / "llmdump", *line.split()]
-        done = subprocess.run(words, cwd=place, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=60, check=True)
+        done = subprocess.run(words, cwd=place, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=WAIT_S, check=True)
         assert b"000000000007" in done.stdout or done.stdout == b"".join(ANSWERED)

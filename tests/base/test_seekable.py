@@ -54,6 +54,32 @@ def test_the_frame_read_last_is_not_read_again(tmp_path: Path) -> None:
     file.close()
 
 
+BIG = random.Random(3).randbytes(3_000_000) + bytes(2_000_000)
+
+
+def test_a_frame_is_read_on_from_where_reading_it_stopped(tmp_path: Path) -> None:
+    file = SealedFile(sealed(tmp_path / "x.zst", [BIG, BIG[:9]]))
+    rng = random.Random(4)
+    for end in sorted(rng.randrange(len(BIG)) for _ in range(50)):
+        begin = rng.randrange(end + 1)
+        assert file.read(begin, end - begin) == BIG[begin:end]
+    assert file.read(0, len(BIG) + 9) == BIG + BIG[:9]
+    file.close()
+
+
+def test_damage_behind_what_is_asked_for_costs_nothing(tmp_path: Path) -> None:
+    path = sealed(tmp_path / "x.zst", [BIG])
+    content = bytearray(path.read_bytes())
+    content[2_600_000:2_900_000] = b"\xff" * 300_000  # there begin blocks, whose kind is none now
+    path.write_bytes(content)
+    file = SealedFile(path)
+    assert file.read(1000, 1000) == BIG[1000:2000]
+    with pytest.raises(ValueError, match=r"frame 0 at 0: damaged"):
+        file.read(2_700_000, 10)
+    assert file.read(1000, 1000) == BIG[1000:2000]
+    file.close()
+
+
 def test_the_zstd_tool_reads_a_sealed_file_as_one_stream(tmp_path: Path) -> None:
     needs_tool("zstd")
     path = sealed(tmp_path / "x.zst")

@@ -18,8 +18,9 @@ from tests.chaos.clients import Seen
 from tests.chaos.stored import Exchange, Stored
 from tests.e2e.pipeline import BIN, Pipeline, Reader, environment
 from tests.e2e.tap import OWN_FIELDS
+from tests.patience import WAIT_S
 
-SETTLED_WITHIN_S: Final = 60.0
+SETTLED_WITHIN_S: Final = 120.0
 WAITING: Final = (
     "llmdump_proxy_open_exchanges", "llmdump_queue_depth_records", "llmdump_spill_orphaned_bytes", "llmdump_indexer_lag_bytes",
 )  # fmt: skip
@@ -97,7 +98,7 @@ class Bodies:
 
     def __init__(self, pipe: Reader) -> None:
         host, _, port = pipe.api.removeprefix("http://").rpartition(":")
-        self._connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        self._connection = http.client.HTTPConnection(host, int(port), timeout=WAIT_S)
         self._headers = {"Authorization": f"Bearer {pipe.data.admin_token.read_text().strip()}"}
 
     def get(self, row: dict[str, Any], side: str) -> bytes:

@@ -17,13 +17,13 @@ import threading
 import time
 from typing import Any, Final
 
-from tests.e2e.pipeline import eventually
+from tests.patience import WAIT_S, eventually
 
 WORKERS: Final = 6
 THINK_S_MAX: Final = 0.08
 UPLOAD_BYTES_MAX: Final = 200_000
 """Most are far smaller: the cube of what is drawn."""
-ANSWER_WITHIN_S: Final = 30.0
+ANSWER_WITHIN_S: Final = 60.0
 RETRY_AFTER_S: Final = 0.05
 _READ_BYTES: Final = 65536
 
@@ -94,7 +94,7 @@ class Answer:
 class Seen:
     """One exchange as its client saw it."""
 
-    __slots__ = ("answer", "began_at", "body", "ended_at", "error", "head", "id", "wire")
+    __slots__ = ("answer", "began_at", "body", "connected_at", "ended_at", "error", "head", "id", "wire")
 
     def __init__(self, own_id: str, head: bytes, body: bytes, wire: bytes) -> None:
         self.id = own_id
@@ -105,6 +105,8 @@ class Seen:
         """The request body with its transfer framing."""
         self.answer = Answer()
         self.error = ""
+        self.connected_at = 0.0
+        """When its connection was asked for, on the monotonic clock."""
         self.began_at = time.monotonic()
         self.ended_at = 0.0
 
@@ -163,8 +165,8 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
         self.seen: list[Seen] = []
-        self.refused_at: list[float] = []
-        """When nobody took a client's connection."""
+        self.refused: list[tuple[float, float]] = []
+        """From when to when a client tried to connect, and nobody took it."""
 
     def __enter__(self) -> "Load":
         self._thread.start()
@@ -179,7 +181,7 @@ class Load:
     def errors(self) -> list[str]:
         """What went wrong for clients."""
         cut = [f"{one.id}: {one.error}" for one in self.seen if one.error]
-        return [*cut, *(f"no connection at {at}" for at in self.refused_at)]
+        return [*cut, *(f"no connection at {at}" for _, at in self.refused)]
 
     @property
     def done(self) -> list[Seen]:
@@ -189,7 +191,7 @@ class Load:
     def wait_for_more(self, count: int) -> None:
         """Until so many more exchanges are over."""
         enough = len(self.seen) + count
-        eventually(lambda: len(self.seen) >= enough or self._is_broken, 60, f"{count} more exchanges")
+        eventually(lambda: len(self.seen) >= enough or self._is_broken, WAIT_S, f"{count} more exchanges")
 
     def go_on_for(self, seconds: float) -> None:
         """Until that time has passed."""
@@ -205,12 +207,16 @@ class Load:
 
     async def _work(self, rng: random.Random) -> None:
         connection: Connection | None = None
+        connected_at = 0.0
         while not self._stop.is_set():
-            connection = connection or await self._connect()
+            if connection is None:
+                connected_at = time.monotonic()
+                connection = await self._connect()
             if connection is None:
                 await asyncio.sleep(RETRY_AFTER_S)
                 continue
             one = request(f"{rng.getrandbits(96):024x}", self._host, rng)
+            one.connected_at = connected_at
             await _exchange(one, *connection)
             self.seen.append(one)
             if one.error or b"Connection: close" in one.head:
@@ -221,10 +227,11 @@ class Load:
             connection[1].transport.abort()
 
     async def _connect(self) -> Connection | None:
+        began_at = time.monotonic()
         try:
             return await asyncio.open_connection(*self._host.split(":"))
         except OSError:
-            self.refused_at.append(time.monotonic())
+            self.refused.append((began_at, time.monotonic()))
             return None
 
 

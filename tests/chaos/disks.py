@@ -11,7 +11,8 @@ from typing import IO, Final
 
 from needs import missing, needs_root, needs_tool
 
-from tests.e2e.pipeline import Pipeline, eventually
+from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S, eventually
 
 SEGMENTS_MAX: Final = 150
 
@@ -83,7 +84,9 @@ def fill(directory: Path) -> Path:
 def remount(directory: Path, how: str) -> None:
     """`ro` or `rw`; refused while a file is open for writing, so it is tried until none is."""
     command = ["mount", "-o", f"remount,{how}", str(directory)]
-    eventually(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 20, f"{directory} is {how}")
+    eventually(
+        lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, WAIT_S, f"{directory} is {how}"
+    )
 
 
 @contextlib.contextmanager

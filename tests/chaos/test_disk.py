@@ -20,7 +20,8 @@ from tests.chaos.checker import check_api, check_certified, check_files, check_r
 from tests.chaos.clients import Load
 from tests.chaos.disks import Under, failed, failing, fill, limited, remount, small_disk, writers_files
 from tests.chaos.stored import Stored
-from tests.e2e.pipeline import Pipeline, eventually
+from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S, eventually
 
 pytestmark = [pytest.mark.xdist_group("chaos-disk"), pytest.mark.timeout(1800)]
 SEGMENT_BYTES = 300_000
@@ -42,6 +43,7 @@ LONG = [
     *([f"fdatasync:error=EIO:delay_enter={SLOW_SYNC_US}:when={n}+{n}", f"ftruncate:error=EIO:when=1+{n}"] for n in (2, 3, 5)),
 ]
 HAD_WITHIN_S = 60.0
+GOES_ON_WITHIN_S = 10.0
 
 
 def check_all(pipe: Pipeline, load: Load) -> Stored:
@@ -85,7 +87,7 @@ def errors(pipe: Pipeline) -> float:
 def until_refused(pipe: Pipeline) -> None:
     """Until the writer's disk has refused once more."""
     before = errors(pipe)
-    eventually(lambda: errors(pipe) > before, 30, f"a write fails\n{pipe.log()}")
+    eventually(lambda: errors(pipe) > before, WAIT_S, f"a write fails\n{pipe.log()}")
 
 
 def a_full_disk(pipe: Pipeline) -> None:
@@ -113,19 +115,19 @@ def short_writes(pipe: Pipeline) -> None:
 def too_many_open_files_in_the_writer(pipe: Pipeline) -> None:
     told = pipe.log().count("EMFILE")
     with limited(pipe.processes["writer"].pid, resource.RLIMIT_NOFILE, 3):
-        eventually(lambda: pipe.log().count("EMFILE") > told, 30, f"EMFILE\n{pipe.log()}")
+        eventually(lambda: pipe.log().count("EMFILE") > told, WAIT_S, f"EMFILE\n{pipe.log()}")
 
 
 def too_many_open_files_in_the_indexer(pipe: Pipeline) -> None:
     with limited(pipe.processes["indexer"].pid, resource.RLIMIT_NOFILE, 3):
         told = pipe.log().count("indexing_interrupted")
-        eventually(lambda: pipe.log().count("indexing_interrupted") > told, 30, f"the indexer is interrupted\n{pipe.log()}")
+        eventually(lambda: pipe.log().count("indexing_interrupted") > told, WAIT_S, f"the indexer is interrupted\n{pipe.log()}")
 
 
 def an_index_that_cannot_grow(pipe: Pipeline) -> None:
     with limited(pipe.processes["indexer"].pid, resource.RLIMIT_FSIZE, 4096):
         told = pipe.log().count("indexing_interrupted")
-        eventually(lambda: pipe.log().count("indexing_interrupted") > told, 30, f"the indexer is interrupted\n{pipe.log()}")
+        eventually(lambda: pipe.log().count("indexing_interrupted") > told, WAIT_S, f"the indexer is interrupted\n{pipe.log()}")
 
 
 FAULTS = (
@@ -146,7 +148,7 @@ def test_faults_that_come_and_go_lose_nothing_and_capture_goes_on_by_itself(
             for fault in rounds:
                 fault(pipe)
                 gone_at = time.monotonic()
-                eventually(pipe.ready, 10, f"ready again after {fault.__name__}\n{pipe.log()}")
+                eventually(pipe.ready, GOES_ON_WITHIN_S, f"ready again after {fault.__name__}\n{pipe.log()}")
                 longest_s = max(longest_s, time.monotonic() - gone_at)
                 load.wait_for_more(5)
         assert load.errors == []
@@ -178,9 +180,9 @@ def test_a_spill_file_that_refuses_costs_only_what_is_told(
         with Load(pipe.proxy, rng.getrandbits(32)) as load:
             for _ in range(5 if is_long else 1):
                 load.wait_for_more(5)
-                before = pipe.metrics()["llmdump_records_dropped_total"]
+                before = pipe.metric("llmdump_records_dropped_total")
                 pipe.kill("writer")
-                eventually(lambda: pipe.metrics()["llmdump_records_dropped_total"] > before, 60, "records are dropped")  # noqa: B023
+                eventually(lambda: pipe.metric("llmdump_records_dropped_total") > before, WAIT_S, "records are dropped")  # noqa: B023
                 pipe.start("writer")
         assert load.errors == []
         metrics = settle(pipe)

@@ -19,7 +19,8 @@ import pytest
 from tests.chaos.checker import check_api, check_certified, check_files, check_rebuilt, settle
 from tests.chaos.clients import Load
 from tests.chaos.stored import Stored
-from tests.e2e.pipeline import Pipeline, eventually
+from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S, eventually
 
 pytestmark = [pytest.mark.xdist_group("chaos-kills"), pytest.mark.timeout(3600)]
 ROUNDS: Final = 200
@@ -64,7 +65,7 @@ def kill(pipe: Pipeline, role: str, rng: random.Random) -> None:
     if moment == "starting":
         wait(rng.uniform(0, START_TAKES_S))
     else:
-        eventually(lambda: runs(pipe, role), 120, f"{role} runs")
+        eventually(lambda: runs(pipe, role), WAIT_S, f"{role} runs")
         wait(rng.uniform(0, RUNS_FOR_S))
     if moment == "writing":
         wait_for_write(pipe, role)

@@ -19,8 +19,9 @@ from needs import needs_tool
 from llmdump_proxy.main import FINISH_WITHIN_S
 from tests.e2e import files
 from tests.e2e.load import Load, check_stored_once
-from tests.e2e.pipeline import BIN, Pipeline, eventually
+from tests.e2e.pipeline import BIN, Pipeline
 from tests.e2e.streams import PATH, Streams
+from tests.patience import eventually
 
 pytestmark = pytest.mark.xdist_group("chaos-rolling")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "proxy.md"

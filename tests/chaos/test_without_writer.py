@@ -25,7 +25,8 @@ from tests.chaos.clients import WORKERS, Load
 from tests.chaos.stored import Stored, numbers
 from tests.chaos.test_kills import wait
 from tests.chaos.test_proxy_kills import check_cut, own_metric
-from tests.e2e.pipeline import Pipeline, eventually
+from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S, eventually
 
 pytestmark = [pytest.mark.xdist_group("chaos-writer"), pytest.mark.timeout(1800)]
 MIB: Final = 1024 * 1024
@@ -80,7 +81,7 @@ def test_over_every_budget_what_is_counted_as_dropped_is_exactly_what_is_missing
         with Load(pipe.proxy, rng.getrandbits(32)) as load:
             load.wait_for_more(20)
             with watching(pipe) as memory, without_writer(pipe, by_signal=rng.random() < 0.5):
-                eventually(lambda: dropped(pipe), 60, "something is dropped", LOOK_EVERY_S)
+                eventually(lambda: dropped(pipe), WAIT_S, "something is dropped", LOOK_EVERY_S)
                 load.go_on_for(AWAY_S / 4 if is_long else AWAY_SHORT_S)
             load.wait_for_more(20)
         assert load.errors == []
@@ -111,7 +112,7 @@ def test_blocked_clients_wait_and_nothing_is_dropped(
             load.wait_for_more(20)
             card = proxy_card(pipe)
             with watching(pipe) as memory, without_writer(pipe, by_signal=True):
-                eventually(lambda: stands_still(card), 60, "memory is full", LOOK_EVERY_S)
+                eventually(lambda: stands_still(card), WAIT_S, "memory is full", LOOK_EVERY_S)
                 began = len(load.seen)
                 load.go_on_for(BRIEFLY_S)
                 meanwhile = len(load.seen) - began

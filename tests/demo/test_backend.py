@@ -21,6 +21,7 @@ from needs import needs_tool
 
 from llmdump.demo import backend, sim
 from llmdump.demo.reply import reply_text
+from tests.patience import WAIT_S
 
 HELLO = "Say hello."
 MESSAGES: Any = [{"role": "user", "content": HELLO}]
@@ -42,10 +43,10 @@ def url() -> Iterator[str]:
 
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
-    assert up.wait(10)
+    assert up.wait(WAIT_S)
     yield ready[0]
     ready[1].call_soon_threadsafe(ready[2].set)
-    thread.join(10)
+    thread.join(WAIT_S)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_realtime_session_answers(url: str) -> None:
     with websockets.sync.client.connect(where) as socket_:
         assert json.loads(socket_.recv())["type"] == "session.created"
         socket_.send(json.dumps({"type": "response.create"}))
-        while (event := json.loads(socket_.recv(timeout=5)))["type"] != "response.done":
+        while (event := json.loads(socket_.recv(timeout=WAIT_S)))["type"] != "response.done":
             assert event["type"] in {"response.created", "response.output_text.delta"}
 
 
@@ -280,7 +281,7 @@ def raw(url: str, target: str) -> tuple[bytes, bytes]:
 def exchange(url: str, request: bytes) -> tuple[bytes, bytes]:
     where = urlsplit(url)
     assert where.hostname is not None
-    with socket.create_connection((where.hostname, where.port or 80), timeout=10) as sock:
+    with socket.create_connection((where.hostname, where.port or 80), timeout=WAIT_S) as sock:
         sock.sendall(request)
         received = b""
         while block := sock.recv(65536):
@@ -294,7 +295,7 @@ def test_tagged_request_is_answered_with_the_same_bytes_each_time(url: str) -> N
         body = json.dumps({"model": "sim-large", "messages": MESSAGES, "stream": True})
         command = ["curl", "-sS", *(part for header in headers for part in ("-H", header)), "-d", body]
         command += [f"{url}/v1/chat/completions?x-sim-gap-ms=0"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True).stdout
 
     needs_tool("curl")
     assert ask("x-sim-tag: 7") == ask("x-sim-tag: 7") != ask("x-sim-tag: 8")

@@ -12,7 +12,8 @@ import pytest
 from llmdump import health, presence
 from llmdump.data_dir import DataDir
 from llmdump.demo.exchanges import all_exchanges
-from tests.shell import tree
+from tests.e2e.pipeline import free_ports
+from tests.patience import WAIT_S, eventually
 
 BIN = Path(sys.executable).parent
 COUNT = len(all_exchanges())
@@ -24,7 +25,7 @@ class Instance:
     def __init__(self, place: Path) -> None:
         self.data = DataDir(place / "data")
         self.place = place
-        ports = tree.free_ports(6)
+        ports = free_ports(6)
         names = ("PROXY", "API", "PROXY_ADMIN", "WRITER_ADMIN", "INDEXER_ADMIN")
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMDUMP_")}
         self.environ = {**clean, "LLMDUMP_ROUTES": f"/demo/*=http://127.0.0.1:{ports[5]}"}
@@ -36,16 +37,16 @@ class Instance:
             subprocess.Popen([BIN / f"llmdump-{role}"], cwd=self.place, env=self.environ, stderr=subprocess.DEVNULL)
             for role in roles
         ]
-        tree.eventually(
+        eventually(
             lambda: {card.role for card in presence.living(self.data.run) if card.state == "running"} >= set(roles),
-            20,
+            WAIT_S,
             f"{roles} run",
         )
 
     def demo(self) -> subprocess.CompletedProcess[str]:
         command = [BIN / "llmdump", "demo"]
         return subprocess.run(
-            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=WAIT_S, check=False
         )
 
     def stop(self) -> None:
@@ -53,7 +54,7 @@ class Instance:
             process.send_signal(signal.SIGCONT)
             process.terminate()
         for process in self.processes:
-            process.wait(10)
+            process.wait(WAIT_S)
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_demo_names_the_process_that_is_missing(instance: Instance) -> None:
     assert done.stderr == "llmdump: not running: proxy; start `llmdump-proxy`, or stop the others\n"
 
 
+@pytest.mark.only_long
 def test_demo_fails_where_the_writer_does_not_write(instance: Instance) -> None:
     instance.start("proxy", "indexer", "api", "writer")
     instance.processes[3].send_signal(signal.SIGSTOP)

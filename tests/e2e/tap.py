@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import h11
 
+from tests.patience import WAIT_S
+
 CLIENT, SERVER = "client", "server"
 _READ_BYTES: Final = 256 * 1024
 _HEAD_BYTES_MAX: Final = 1024 * 1024
@@ -216,10 +218,10 @@ def tapping(target: str) -> Iterator[Tap]:
 
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
-    assert up.wait(10)
+    assert up.wait(WAIT_S)
     try:
         yield tap
     finally:
         loop, down = running[0]
         loop.call_soon_threadsafe(down.set)
-        thread.join(10)
+        thread.join(WAIT_S)

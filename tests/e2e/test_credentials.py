@@ -13,6 +13,7 @@ import pytest
 
 from llmdump import segment
 from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S
 
 pytestmark = pytest.mark.xdist_group("e2e-credentials")
 CANARY = "canary"
@@ -68,13 +69,13 @@ def echoing() -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-    thread.join(10)
+    thread.join(WAIT_S)
     server.server_close()
 
 
 def send(pipe: Pipeline, target: str, headers: dict[str, str], body: bytes = b"{}") -> bytes:
     """One request; the body of the answer. The client sends the head in one piece and the body in two."""
-    connection = http.client.HTTPConnection(pipe.proxy.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(pipe.proxy.removeprefix("http://"), timeout=WAIT_S)
     connection.request("POST", target, body, headers)
     answer = connection.getresponse()
     assert answer.getheader("Set-Cookie") == SET_COOKIE, "the cookie did not reach the client"
@@ -91,7 +92,7 @@ def leaks(pipe: Pipeline, rows: list[dict[str, object]]) -> list[str]:
         told[f"request {row['path']}"] = pipe.request_body(row)
         told[f"response {row['path']}"] = pipe.response_body(row)
     for card in pipe.living():
-        with urllib.request.urlopen(f"{card.admin}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{card.admin}/metrics", timeout=WAIT_S) as answer:
             told[f"metrics of {card.name}"] = answer.read()
     for file in pipe.place.rglob("*"):
         if file.is_file():
@@ -139,7 +140,7 @@ def test_credentials_reach_the_backend_and_nothing_of_ours(echoing: str, tmp_pat
             b"GET /v1/x HTTP/1.1\r\nHost: a\r\nX-API-Key: abc\r\n canary-folded\r\n\r\n",
             b"POST http://u:canary-in-url@a/v1/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         ):
-            with socket.create_connection(pipe.proxy.removeprefix("http://").split(":"), timeout=10) as sock:
+            with socket.create_connection(pipe.proxy.removeprefix("http://").split(":"), timeout=WAIT_S) as sock:
                 sock.sendall(broken)
                 assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
             count += 1

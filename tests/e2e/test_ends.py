@@ -14,7 +14,8 @@ import pytest
 from needs import needs_tool
 
 from llmdump.demo.sim import BLOCK
-from tests.e2e.pipeline import Pipeline, eventually, free_port
+from tests.e2e.pipeline import Pipeline, free_port
+from tests.patience import WAIT_S, eventually
 
 pytestmark = pytest.mark.xdist_group("e2e-ends")
 
@@ -28,7 +29,7 @@ def pipe(backend: str, place: Path) -> Iterator[Pipeline]:
 
 def connect(pipe: Pipeline) -> socket.socket:
     host, _, port = pipe.proxy.removeprefix("http://").rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection((host, int(port)), timeout=WAIT_S)
 
 
 def read_to_end(sock: socket.socket) -> bytes:
@@ -66,9 +67,9 @@ def test_client_killed_in_mid_stream(pipe: Pipeline, tmp_path: Path) -> None:
     target = f"{pipe.proxy}/sim/chunks?n=3000&size=1000&gap_ms=10"
     with got.open("wb") as out:
         curl = subprocess.Popen([needs_tool("curl"), "-sSN", target], stdout=out)
-        eventually(lambda: got.stat().st_size >= 5000, 10, "curl has five chunks")
+        eventually(lambda: got.stat().st_size >= 5000, WAIT_S, "curl has five chunks")
         os.kill(curl.pid, signal.SIGKILL)
-        curl.wait(10)
+        curl.wait(WAIT_S)
     row = pipe.new_row(before)
     assert reason(row) == ("client_closed", True)
     stored = pipe.response_body(row)
@@ -82,7 +83,9 @@ def test_client_gone_in_mid_upload(pipe: Pipeline, reset: bool) -> None:
     before, sent = len(pipe.rows()), pattern(40_000)
     with connect(pipe) as sock:
         sock.sendall(b"POST /sim/echo HTTP/1.1\r\nHost: ends\r\nContent-Length: 100000\r\n\r\n" + sent)
-        eventually(lambda: len(pipe.rows()) > before and pipe.rows()[-1]["req_bytes"] == len(sent), 10, "the part is stored")
+        eventually(
+            lambda: len(pipe.rows()) > before and pipe.rows()[-1]["req_bytes"] == len(sent), WAIT_S, "the part is stored"
+        )
         if reset:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     row = pipe.new_row(before)

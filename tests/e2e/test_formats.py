@@ -13,6 +13,7 @@ from needs import needs_tool
 from llmdump.settings import allowed
 from tests.e2e.calls import Where, websocket_echo
 from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S
 
 pytestmark = pytest.mark.xdist_group("e2e-formats")
 FORMATS = ("cbor", "jsonl", "both")
@@ -54,7 +55,7 @@ def send(pipe: Pipeline, place: Path) -> int:
     host = pipe.proxy.removeprefix("http://")
     headers = {"x-sim-tag": "f0", "x-sim-gap-ms": "0", "Content-Type": "application/json", "Authorization": "Bearer sk-formats"}
     for method, target, body in REQUESTS:
-        connection = http.client.HTTPConnection(host, timeout=20)
+        connection = http.client.HTTPConnection(host, timeout=WAIT_S)
         sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         connection.request(method, target, sent, headers)
         try:
@@ -62,7 +63,7 @@ def send(pipe: Pipeline, place: Path) -> int:
         except http.client.IncompleteRead:
             assert "cut" in target
         connection.close()
-    with socket.create_connection(host.split(":"), timeout=10) as sock:
+    with socket.create_connection(host.split(":"), timeout=WAIT_S) as sock:
         sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: formats\r\nContent-Length: x\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
     websocket_echo(Where(pipe.proxy, "", {}, place))
@@ -100,7 +101,7 @@ def test_jq_reads_the_live_file(backend: str, tmp_path: Path) -> None:
         (file,) = pipe.data.segments.glob("*.jsonl")
 
         def read(program: str) -> list[str]:
-            done = subprocess.run([jq, "-r", program, file], capture_output=True, text=True, timeout=20, check=True)
+            done = subprocess.run([jq, "-r", program, file], capture_output=True, text=True, timeout=WAIT_S, check=True)
             return done.stdout.splitlines()
 
         sent = [(target, body) for _, target, body in REQUESTS if isinstance(body, dict)]

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 from llmdump import health
 from tests.e2e import files
 from tests.e2e.load import Load, Reading, check_stored_once
-from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, READY_WITHIN_S, Reader, environment, eventually
+from tests.e2e.pipeline import BIN, LEFT_WITHIN_S, READY_WITHIN_S, Reader, environment, left
+from tests.patience import WAIT_S, Limit, eventually
 
 pytestmark = pytest.mark.xdist_group("e2e-honcho")
 PROCFILE = Path(__file__).parents[2] / "Procfile"
@@ -41,18 +41,17 @@ class Honcho(Reader):
             roles = [card.role for card in self.living() if card.state == "running"]
             return {role: roles.count(role) for role in health.ROLES} == counts and self.ready()
 
-        eventually(look, READY_WITHIN_S, f"honcho's processes are ready\n{self.log()}")
+        eventually(look, READY_WITHIN_S, lambda: f"honcho's processes are ready\n{self.log()}")
         return self
 
     def end(self, number: signal.Signals) -> None:
         """Signal honcho; all leave in time, with code 0 each as honcho tells it."""
         cards = self.living()
-        begin = time.monotonic()
+        limit = Limit(LEFT_WITHIN_S + 1)
         self.process.send_signal(number)
-        eventually(lambda: not any(alive(card.pid) for card in cards), LEFT_WITHIN_S, f"all have left\n{self.log()}")
-        self.process.wait(LEFT_WITHIN_S + 6)
+        eventually(lambda: not any(alive(card.pid) for card in cards), LEFT_WITHIN_S, lambda: f"all have left\n{self.log()}")
+        left(self.process, limit)
         log = self.log()
-        assert time.monotonic() - begin < LEFT_WITHIN_S + 1, log
         codes = re.findall(r"(\w+\.\d) .*stopped \(rc=(-?\d+)\)", log)
         assert sorted(code for _, code in codes) == ["0"] * len(cards), log
         assert "Traceback" not in log
@@ -80,7 +79,7 @@ def honcho(place: Path, environ: dict[str, str], counts: dict[str, int], *argume
         yield running.up(counts)
     finally:
         running.process.terminate()
-        running.process.wait(10)
+        running.process.wait(WAIT_S)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +91,12 @@ def test_honcho_starts_all_and_what_was_asked_just_before_the_end_is_indexed(
     environ = environment(tmp_path, upstream=backend)
     with honcho(tmp_path, environ, STARTED) as running:
         for at in range(3):
-            with urllib.request.urlopen(f"{running.proxy}/sim/bytes/{1000 + at}", timeout=5) as answer:
+            with urllib.request.urlopen(f"{running.proxy}/sim/bytes/{1000 + at}", timeout=WAIT_S) as answer:
                 assert len(answer.read()) == 1000 + at
         endless = Reading(f"{running.proxy}/sim/chunks?n=10000&size=10&gap_ms=10")
-        assert endless.begun.wait(10)
+        assert endless.begun.wait(WAIT_S)
         running.end(number)
-        endless.join(10)
+        endless.join(WAIT_S)
     with honcho(tmp_path, environ, STARTED) as again:
         rows = again.ended(4)
         assert [row["resp_bytes"] for row in rows] == [1000, 1001, 1002, len(endless.got)]

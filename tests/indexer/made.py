@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from llmdump import presence, record
 from llmdump.data_dir import DataDir
 from llmdump.presence import Card
 from llmdump.segment import header
+from tests.patience import WAIT_S, Limit, eventually
 
 BEGAN_S = 1_767_225_600.0
-WAIT_S = 60.0
 
 
 class Instance:
@@ -122,9 +121,12 @@ class Service:
         self.process.wait()
 
     def stop(self, within_s: float = 5.0) -> int:
-        """SIGTERM; its exit code."""
+        """SIGTERM; its exit code. Fails if it does not leave in time."""
+        limit = Limit(within_s)
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(within_s)
+        until(lambda: self.process.poll() is not None, limit)
+        assert self.process.returncode is not None
+        return self.process.returncode
 
     def errors(self) -> str:
         """What it wrote to stderr, once it has ended."""
@@ -145,10 +147,6 @@ def running(role: str, data: DataDir, **flags: str) -> Iterator[Service]:
             service.process.stderr.close()
 
 
-def until(look: Callable[[], Any], wait_s: float = WAIT_S) -> Any:
+def until(look: Callable[[], Any], within: float | Limit = WAIT_S) -> Any:
     """What `look` gives as soon as it is true; fails if it never is."""
-    deadline = time.monotonic() + wait_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {wait_s} s"
-        time.sleep(0.005)
-    return found
+    return eventually(look, within, every_s=0.005)

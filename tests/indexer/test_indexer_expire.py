@@ -15,6 +15,7 @@ from llmdump.data_dir import DataDir
 from llmdump.pins import Room, pin
 from llmdump_indexer.follow import EXPIRED_AT_ONCE, Follower
 from llmdump_indexer.index import Index
+from tests.patience import WAIT_S
 
 MANY = 2 * EXPIRED_AT_ONCE + 100
 OPEN, PINNED, NEW = new_id(90_001), new_id(90_002), new_id(90_003)
@@ -47,13 +48,13 @@ def test_old_rows_go_but_open_and_pinned_ones_stay_and_the_ledger_too(data: Data
     ledger = ask(data, "SELECT * FROM ledger")
     with running("indexer", data, **{"index-max-age-s": "3600"}) as service:
         until(lambda: len(ask(data, "SELECT 1 FROM trace")) == 3)
-        with urllib.request.urlopen(service.card().admin + "/metrics", timeout=10) as page:
+        with urllib.request.urlopen(service.card().admin + "/metrics", timeout=WAIT_S) as page:
             assert f"llmdump_indexer_rows_expired_total {float(MANY)}" in page.read().decode()
     assert {exchange for (exchange,) in ask(data, "SELECT id FROM trace")} == {OPEN, PINNED, NEW}
     assert ask(data, "SELECT count(*) FROM position WHERE trace NOT IN (SELECT number FROM trace)") == [(0,)]
     assert ask(data, "SELECT * FROM ledger") == ledger
     command = [str(Path(sys.executable).parent / "llmdump"), "verify", "--json", f"--data-dir={data.root}"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout)
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False).stdout)
     assert [one["not_indexed"] for one in found["instances"]] == [[], []]
     Follower(data).catch_up()
     assert len(ask(data, "SELECT 1 FROM trace")) == 3

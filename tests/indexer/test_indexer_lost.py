@@ -1,5 +1,6 @@
 """Exchanges of a proxy that died: ended as `lost`, taken up again should more come, and the same in an index made anew."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,11 +113,24 @@ def test_however_many_there_are_all_are_lost_and_none_is_open(data: DataDir) -> 
     assert follower.exchanges == count
 
 
+def test_nothing_is_lost_before_its_proxy_is_dead_for_so_long(data: DataDir) -> None:
+    append(begin_segment(data), b"".join(beginnings(Instance(), 1)))
+    follower, begin = Follower(data, 1.0), time.monotonic()
+    thread = threading.Thread(target=follower.run)
+    thread.start()
+    try:
+        until(lambda: ends(data) == [(new_id(0), "lost")])
+        assert time.monotonic() - begin > 1.0
+    finally:
+        follower.finish()
+        thread.join()
+
+
+@pytest.mark.only_long
 def test_a_running_indexer_waits_before_it_calls_anything_lost(data: DataDir) -> None:
     path, begin = begin_segment(data), time.monotonic()
     with running("indexer", data) as service:
         append(path, b"".join(beginnings(Instance(), 1)))
-        until(lambda: ends(data) == [(new_id(0), None)])
         until(lambda: ends(data) == [(new_id(0), "lost")])
         assert time.monotonic() - begin > LOST_AFTER_S
         assert service.stop() == 0

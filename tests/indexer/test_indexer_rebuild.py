@@ -17,6 +17,7 @@ from llmdump.data_dir import DataDir
 from llmdump.tail import SegmentRow
 from llmdump_indexer.follow import Follower
 from llmdump_indexer.index import Changes, Index, ReplacedError
+from tests.patience import WAIT_S
 
 TABLES = ("trace", "position", "segment", "damage", "ledger", "ledger_instance", "ledger_gap")
 
@@ -46,7 +47,7 @@ def tables(data: DataDir) -> dict[str, list[tuple[Any, ...]]]:
 
 def rebuild(data: DataDir, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).parent / "llmdump"), "rebuild", f"--data-dir={data.root}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
 
 def traffic(data: DataDir, segments: int = 3) -> None:
@@ -79,6 +80,7 @@ def in_pieces(data: DataDir, restarts: int) -> None:
     assert service.stop() == 0
     assert service.process.stderr is not None
     service.process.stderr.close()
+    Follower(data).catch_up()  # on a busy machine it leaves before it is through
 
 
 @pytest.mark.parametrize("restarts", [0, 3])
@@ -171,7 +173,7 @@ class Asked:
 
     def look(self) -> int:
         request = urllib.request.Request(self._url + "/api/ledger", headers={"Authorization": f"Bearer {self._token}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             found = json.loads(answer.read())
         assert found["missing"] == {}
         return int(found["indexed"]) // 6

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.inspecting import made
+from tests.patience import WAIT_S
 from tests.writer.test_recovery import begin
 from tests.writer.traffic import realistic
 
@@ -31,7 +32,7 @@ def on_terminal(*arguments: object, **environ: str) -> str:
     while piece := _read(master):
         seen += piece
     os.close(master)
-    assert process.wait(30) == 0
+    assert process.wait(WAIT_S) == 0
     return seen.decode()
 
 
@@ -46,7 +47,7 @@ def test_a_person_sees_colours_and_progress_and_a_pipe_neither(sample: Path) -> 
     seen = on_terminal("inspect", sample, "--detect-issues")
     assert "\x1b[31m[!!!]\x1b[0m" in seen and "Reading" in seen and "100%" in seen
     command = [LLMDUMP, "inspect", sample, "--detect-issues"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert "\x1b" not in done.stdout and done.stderr == ""
 
 
@@ -65,7 +66,7 @@ def test_a_reader_that_leaves_is_no_error(sample: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [LLMDUMP, "inspect", sample, "-e", "41"], stdout=write, stderr=subprocess.PIPE, timeout=30, check=False
+        [LLMDUMP, "inspect", sample, "-e", "41"], stdout=write, stderr=subprocess.PIPE, timeout=WAIT_S, check=False
     )
     os.close(write)
     assert done.stderr == b"" and done.returncode == -13, "ended by SIGPIPE, as programs are"

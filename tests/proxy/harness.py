@@ -22,9 +22,9 @@ from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.redact import Redaction
 from llmdump_proxy.session import Session
 from llmdump_proxy.transport import ClientProtocol, Pool
+from tests.patience import WAIT_S
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-WITHIN_S = 10.0
 TICK_S = 0.05
 
 
@@ -39,7 +39,7 @@ class MemoryShelf:
     def lane(self, exchange: str) -> None:
         return None
 
-    def ship(self, lane: None, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: None, number: int, record: bytes, reserve: bool = False) -> bool:
         if self.room or reserve:
             self.records.append(record)
         return self.room or reserve
@@ -96,7 +96,7 @@ class Rig:
         writer.write(request)
         if half_close:
             writer.write_eof()
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             answer = await reader.read(-1)
         writer.close()
         return answer
@@ -121,7 +121,7 @@ class Rig:
         assert not unfinished or not self.shelf.room, f"no end record: {unfinished}"
 
 
-async def until(promise: Callable[[], object], within_s: float = WITHIN_S) -> None:
+async def until(promise: Callable[[], object], within_s: float = WAIT_S) -> None:
     """Wait for something that happens soon and tells nobody."""
     async with asyncio.timeout(within_s):
         while not promise():
@@ -224,9 +224,11 @@ def shut_down(server: asyncio.Server, rig: Rig) -> None:
 
 
 async def _tick(engine: Engine, pool: Pool, sessions: set[Session]) -> None:
+    """As the proxy does, but with a clock that stands still while this process is held up: what was to come meanwhile could
+    not, for both ends are in here too."""
     loop = asyncio.get_running_loop()
     while True:
-        engine.clock.now = loop.time()
+        engine.clock.now = min(loop.time(), engine.clock.now + 2 * TICK_S)
         for session in list(sessions):
             session.tick()
         pool.tick()

@@ -10,7 +10,8 @@ import pytest
 import uvloop
 
 from llmdump.record import CLIENT_TO_PROXY
-from tests.proxy.harness import WITHIN_S, Rig, backend, replying, running, scenario, until
+from tests.patience import WAIT_S
+from tests.proxy.harness import Rig, backend, replying, running, scenario, until
 from tests.proxy.probes import BODIES, CANARY, CODINGS, FIELDS, HOST, LENGTHS, LINES, MAX_HEAD_BYTES, SIZES, Probe
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -75,7 +76,7 @@ async def dribble(rig: Rig, *pieces: bytes) -> bytes:
     """What comes back to a request sent in pieces, each in a read of its own."""
     reader, writer = await rig.connect()
     answer = asyncio.ensure_future(reader.read(-1))
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         for piece in pieces:
             before = rig.engine.stats.client_bytes
             writer.write(piece)
@@ -143,7 +144,7 @@ async def cut_in_two(rig: Rig, request: bytes, at: int) -> bytes:
     writer.write(request[:at])
     await asyncio.sleep(0.002)
     writer.write(request[at:])
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         answer = await reader.read(-1)
     writer.close()
     return answer
@@ -216,7 +217,7 @@ async def test_a_refused_client_that_goes_on_sending_is_left_after_a_while() -> 
         writer.write(b"get / HTTP/1.1\r\n\r\n")
         assert b"malformed_head" in await reader.read(-1)
         with pytest.raises(ConnectionError):
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(WAIT_S):
                 while True:
                     writer.write(b"x" * 1000)
                     await writer.drain()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, PROXY_TO_BACKEND
 from llmdump_proxy.framing import ChunkedBody
-from tests.proxy.harness import WITHIN_S, Rig, backend, read_request, replying, running, scenario, until, wire_of_chunks
+from tests.patience import WAIT_S
+from tests.proxy.harness import Rig, backend, read_request, replying, running, scenario, until, wire_of_chunks
 
 TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # What frames, routes, authenticates or ends at one hop has tests of its own.
@@ -122,7 +123,7 @@ def test_whatever_is_sent_arrives_and_is_recorded(
             expected = forwarded.replace(b"Host: BACKEND", b"Host: " + where.encode())
             reader, writer = await rig.connect()
             await write_in_pieces(writer, request, request_cuts)
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(WAIT_S):
                 assert await reader.readexactly(len(passed)) == passed
             await rig.ends()
         check_records(rig, request, expected, request_body, response, response_body)

@@ -15,8 +15,9 @@ import uvloop
 
 from llmdump.metrics import END_REASONS
 from llmdump.record import BACKEND_TO_PROXY
+from tests.patience import WAIT_S
 from tests.proxy.errors import BY_OUTCOME, CUT, ERRORS
-from tests.proxy.harness import WITHIN_S, Handler, Rig, backend, read_request, running, scenario, until
+from tests.proxy.harness import Handler, Rig, backend, read_request, running, scenario, until
 from tests.proxy.probes import BODIES, HEADS
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def test_a_failing_backend_is_told_to_the_client_and_in_the_records(fault: Fault
 async def all_of(reader: asyncio.StreamReader) -> bytes:
     """What came until the connection ended, in whatever way."""
     answer = b""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         try:
             while data := await reader.read(65536):
                 answer += data

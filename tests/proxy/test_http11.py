@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from llmdump.record import CLIENT_TO_PROXY, Record
-from tests.proxy.harness import WITHIN_S, Handler, Rig, backend, read_request, replying, running, scenario, until
+from tests.patience import WAIT_S
+from tests.proxy.harness import Handler, Rig, backend, read_request, replying, running, scenario, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -33,7 +34,7 @@ def counting(handler: Handler, connections: list[asyncio.StreamWriter]) -> Handl
 
 async def reading(reader: asyncio.StreamReader, size: int = -1) -> bytes:
     """Exactly `size` bytes, or all until the connection ends."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         return await (reader.read(-1) if size < 0 else reader.readexactly(size))
 
 
@@ -442,7 +443,7 @@ def test_after_an_early_response_the_request_still_reaches_a_backend_that_goes_o
             assert await reading(reader, len(EARLY_SEEN)) == EARLY_SEEN
             writer.write(bytes(size))
             assert await reading(reader) == b""
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(WAIT_S):
                 await arrived.wait()
             assert await reasons(rig) == [("complete", "")]
             assert len(rig.bodies(0)[0]) == size
@@ -483,7 +484,7 @@ async def test_an_early_response_is_not_lost_when_the_reset_after_it_comes_first
             connection.close()
 
     def send_and_read(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
             for _ in range(90):
                 client.sendall(bytes(100_000))
@@ -491,11 +492,12 @@ async def test_an_early_response_is_not_lost_when_the_reset_after_it_comes_first
 
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(WITHIN_S)
+        listening.settimeout(WAIT_S)
         serving = loop.run_in_executor(None, serve)
         async with running(f"127.0.0.1:{listening.getsockname()[1]}") as rig:
             for _ in range(30):
-                assert await loop.run_in_executor(None, send_and_read, rig.port) == EARLY_SEEN
+                # Where all of the request has come before the response is read, the connection may stay.
+                assert await loop.run_in_executor(None, send_and_read, rig.port) in {EARLY_SEEN, EARLY}
         await serving
 
 
@@ -664,7 +666,7 @@ async def test_a_backend_that_closes_as_it_accepts_is_a_502_at_once() -> None:
 
     async with backend(slam) as where, running(where) as rig:
         for _ in range(100):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(WAIT_S):
                 assert (await rig.ask(GET)).startswith(b"HTTP/1.1 502 ")
         assert set(await reasons(rig, 100)) <= {("upstream_error", "upstream_reset"), ("upstream_closed", "upstream_closed")}
 
@@ -704,7 +706,7 @@ async def test_one_connection_too_many_is_told_so_and_the_others_live() -> None:
 @scenario
 async def test_a_client_that_is_turned_away_can_send_all_it_wants_and_then_read_why() -> None:
     def send_and_read(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as client:
             for _ in range(20):
                 client.sendall(bytes(100_000))
             return client.recv(65536)

@@ -18,7 +18,7 @@ class FailingShelf:
     def lane(self, exchange: str) -> None:
         return None
 
-    def ship(self, lane: None, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: None, number: int, record: bytes, reserve: bool = False) -> bool:
         if number == self.fails_at:
             raise RuntimeError("a fault of capture")
         self.records.append(record)

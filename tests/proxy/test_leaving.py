@@ -10,7 +10,8 @@ import pytest
 from llmdump import address
 from llmdump_proxy.listening import Listener
 from llmdump_proxy.transport import ClientProtocol
-from tests.proxy.harness import WITHIN_S, Rig, backend, read_request, replying, running, scenario
+from tests.patience import WAIT_S
+from tests.proxy.harness import Rig, backend, read_request, replying, running, scenario
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
@@ -18,12 +19,12 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         return await reader.read(-1)
 
 
 async def part(reader: asyncio.StreamReader, size: int) -> bytes:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(WAIT_S):
         return await reader.readexactly(size)
 
 
@@ -91,7 +92,7 @@ async def test_requests_sent_ahead_do_not_cost_the_client_the_last_response() ->
             client.sendall(GET)
             client.setblocking(False)
             received = bytearray()
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(WAIT_S):
                 while data := await asyncio.get_running_loop().sock_recv(client, 65536):
                     received += data
         assert received == large.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n", 1)

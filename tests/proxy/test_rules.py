@@ -11,6 +11,7 @@ import uvloop
 
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY, Record
 from llmdump_proxy.rules import EVERYTHING, LEVELS, Levels, RuleError, Rules
+from tests.patience import WAIT_S
 from tests.proxy.harness import MemoryShelf, Rig, backend, replying, running, scenario, until
 
 HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nSecret-Field: canary-head\r\nContent-Length: 11\r\n\r\n"
@@ -57,7 +58,7 @@ def test_a_bad_rule_stops_the_start_with_one_line(tmp_path: Path) -> None:
     environ = os.environ | {"LLMDUMP_DATA_DIR": str(tmp_path), "LLMDUMP_CAPTURE_RULES": "/a=some"}
     ended = subprocess.run(
         [sys.executable, "-c", "from llmdump_proxy.main import main; main()"],
-        env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+        env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=False,
     )  # fmt: skip
     assert ended.returncode != 0
     assert len(ended.stderr.strip().splitlines()) == 1

@@ -23,11 +23,11 @@ from llmdump_proxy.link import Shipping
 from llmdump_proxy.outbox import RESERVE_BYTES, Frame, Lane, Packed
 from llmdump_proxy.recorder import Recorder
 from llmdump_proxy.spill import FrameDamagedError, Room, Spill, SpillFullError, orphans
+from tests.patience import WAIT_S, Limit
 from tests.proxy.test_link import MIB, RealWriter, WriterProcess, line, on_loop, resident_bytes, until
 
 INSTANCE = "00000000000000aa"
 OTHER = "00000000000000bb"
-WITHIN_S = 15.0
 ENDPOINT = "ipc:///x/writer-0.sock"
 EXCHANGE = "01890000-0000-7000-8000-000000000000"
 
@@ -298,7 +298,7 @@ async def test_real_writers_killed_under_load_with_spill_in_use_store_every_reco
                 await until(lambda: shipping.outbox.memory_bytes < 1.5 * MIB)
 
     for kill in range(4):
-        await load(2500)
+        await load(1500)
         writer = RealWriter(data)
         try:
             await until(lambda: shipping.writers_connected)
@@ -307,11 +307,11 @@ async def test_real_writers_killed_under_load_with_spill_in_use_store_every_reco
             await until(lambda: shipping.outbox.acknowledged > held)  # noqa: B023
         finally:
             writer.kill()
-    await load(2500)
+    await load(1500)
     assert shipping.outbox.spilled > 1000
     writer = RealWriter(data)
     try:
-        assert await shipping.drain(30)
+        assert await shipping.drain(WAIT_S)
         await shipping.close()
     finally:
         assert writer.stop() == 0
@@ -348,7 +348,7 @@ async def test_over_both_budgets_the_drops_that_are_counted_are_the_records_that
         await until(shipping.room)
         later = await ship_all(shipping, 30_001, 30_500)
         assert len(later) == 500
-        assert await shipping.drain(WITHIN_S)
+        assert await shipping.drain(WAIT_S)
     await shipping.close()
     assert path.read_bytes() == b"".join(line(number) for number in [*taken, *later])
 
@@ -369,7 +369,7 @@ async def test_a_disk_that_refuses_costs_drops_with_that_reason_and_is_used_agai
     taken += await ship_all(shipping, 8001, 10_000)
     assert taken[-2000:] == [*range(8001, 10_001)]
     with WriterProcess(endpoint, path):
-        assert await shipping.drain(WITHIN_S)
+        assert await shipping.drain(WAIT_S)
     await shipping.close()
     assert path.read_bytes() == b"".join(line(number) for number in taken)
 
@@ -381,20 +381,20 @@ async def test_a_disk_that_does_not_answer_slows_nothing(data: DataDir) -> None:
     await shipping.start()
     fifo = data.spill / "0123456789abcdef-0.writer"
     os.mkfifo(fifo)
-    worst, lane = 0.0, shipping.lane("x")
+    took_s, lane = [], shipping.lane("x")
     for number in range(1, 8001):
         began = time.perf_counter()
         shipping.ship(lane, number, line(number))
         if number % 50 == 0:
             await asyncio.sleep(0)
-        worst = max(worst, time.perf_counter() - began)
+        took_s.append(time.perf_counter() - began)
     assert shipping.why == "spill_slow"
     assert shipping.outbox.memory_bytes <= MIB
-    assert worst < 0.2
-    began = time.monotonic()
+    assert sorted(took_s)[-10] < 0.2, "a busy machine may stand still now and then"
+    limit = Limit(2.0)
     assert (await shipping.keep(0.3))[0] == 0
     await shipping.close()
-    assert time.monotonic() - began < 2
+    assert limit.is_kept
     os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
 
 
@@ -407,9 +407,9 @@ async def test_a_writer_that_comes_while_records_are_kept_for_the_next_proxy_is_
     assert await ship_all(shipping, 1, 5)
     fifo = data.spill / "0123456789abcdef-0.writer"
     os.mkfifo(fifo)  # nobody reads it: the thread hangs
-    keeping = asyncio.create_task(shipping.keep(WITHIN_S))
+    keeping = asyncio.create_task(shipping.keep(WAIT_S))
     with WriterProcess(endpoint, data.root / "stored"):
-        await until(lambda: shipping.writers_connected, WITHIN_S)
+        await until(lambda: shipping.writers_connected, WAIT_S)
         assert shipping.outbox.sent == 0
         assert not keeping.done()
         os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
@@ -432,11 +432,11 @@ async def test_until_the_file_names_its_writer_nothing_is_sent_and_nothing_is_gi
     before = admin.swallowed.get("spill_name_writer", 0)
     with WriterProcess(endpoint, path):
         await until(
-            lambda: admin.swallowed.get("spill_name_writer", 0) >= before + 6, WITHIN_S
+            lambda: admin.swallowed.get("spill_name_writer", 0) >= before + 6, WAIT_S
         )  # so often a frame is tried to read
         assert (shipping.writers_connected, shipping.outbox.sent, shipping.outbox.lost) == (1, 0, 0)
         name.rmdir()
-        assert await shipping.drain(WITHIN_S)
+        assert await shipping.drain(WAIT_S)
     assert shipping.outbox.lost == 0
     await shipping.close()
     assert path.read_bytes() == b"".join(line(number) for number in taken)
@@ -455,7 +455,7 @@ async def test_a_damaged_frame_costs_its_records_and_no_other(data: DataDir) -> 
         file.seek(40_000)
         file.write(b"damage")
     with WriterProcess(endpoint, path):
-        assert await shipping.drain(WITHIN_S)
+        assert await shipping.drain(WAIT_S)
     await shipping.close()
     (frame,) = told
     kept = [number for number in taken if not frame.first <= number <= frame.last]
@@ -476,13 +476,13 @@ async def test_what_is_not_acknowledged_at_the_end_is_sent_by_the_next_proxy(dat
     lane = first.lane("x")
     for number in range(1, 101):
         assert first.ship(lane, number, chunk(number, b"before", INSTANCE))
-    assert await first.drain(WITHIN_S)
+    assert await first.drain(WAIT_S)
     writer.kill()
     await until(lambda: not first.writers_connected)
     for number in range(101, 5001):
         assert first.ship(lane, number, chunk(number, bytes(300), INSTANCE))
     assert not await first.drain(0.05)
-    assert await first.keep(2.0) == (4900, 0)
+    assert await first.keep(WAIT_S) == (4900, 0)
     await first.close()
     await let_successor_send(data)
     assert numbers_stored(data) == {INSTANCE: [*range(1, 5001)]}
@@ -498,7 +498,7 @@ def proxy_process(data: DataDir) -> subprocess.Popen[bytes]:
 def stop(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     """SIGTERM: the exit code and the log."""
     process.terminate()
-    _, log = process.communicate(timeout=WITHIN_S)
+    _, log = process.communicate(timeout=WAIT_S)
     return process.returncode, log.decode()
 
 
@@ -507,13 +507,13 @@ async def test_a_proxy_that_is_stopped_without_a_writer_loses_nothing_and_says_s
     alone = proxy_process(data)
     await until(lambda: presence.living(data.run, "proxy") and presence.living(data.run, "proxy")[0].state == "running")
     instance = presence.living(data.run, "proxy")[0].instance
-    began = time.monotonic()
+    limit = Limit(4.0)
     code, log = await asyncio.to_thread(stop, alone)
-    assert time.monotonic() - began < 4
+    assert limit.is_kept
     assert (code, "records_spilled records=2" in log, "given_up" in log) == (0, True, False)
     next_one, writer = proxy_process(data), RealWriter(data)
     try:
-        await until(lambda: not files(data), WITHIN_S)
+        await until(lambda: not files(data), WAIT_S)
     finally:
         code, log = await asyncio.to_thread(stop, next_one)
         assert writer.stop() == 0
@@ -527,7 +527,7 @@ async def let_successor_send(data: DataDir) -> None:
     await next_one.start()
     writer = RealWriter(data)
     try:
-        await until(lambda: not files(data), WITHIN_S)
+        await until(lambda: not files(data), WAIT_S)
         await next_one.close()
     finally:
         assert writer.stop() == 0
@@ -548,7 +548,7 @@ async def main():
         shipping.ship(lane, number, chunk(number, bytes(300), sys.argv[2]))
         if number % 20 == 0:
             await asyncio.sleep(0.0005)
-        if not told and shipping.outbox.spilled > 10_000:
+        if not told and shipping.outbox.spilled > 4_000:
             told = True
             print("spilled", flush=True)
 uvloop.run(main())
@@ -564,7 +564,7 @@ async def test_what_a_killed_proxy_has_spilled_is_sent_by_the_next_one_once(data
     process.kill()
     await process.wait()
     spilled = [number for frame in await asyncio.to_thread(frames_of_dead, data) for number in frame]
-    assert len(spilled) > 10_000
+    assert len(spilled) > 4_000
     await let_successor_send(data)
     stored = numbers_stored(data)[INSTANCE]
     assert stored == spilled
@@ -588,10 +588,10 @@ async def test_orphans_of_two_writers_each_go_to_their_own(data: DataDir) -> Non
     shipping = shipping_for(data, *endpoints, instance=OTHER)
     await shipping.start()
     with WriterProcess(endpoints[1], paths[1]):
-        await until(lambda: paths[1].exists() and paths[1].read_bytes().count(b"\n") >= 2, WITHIN_S)
+        await until(lambda: paths[1].exists() and paths[1].read_bytes().count(b"\n") >= 2, WAIT_S)
         assert files(data, "-1-00000002.spill"), "its writer is not there"
         with WriterProcess(endpoints[0], paths[0]):
-            await until(lambda: not files(data), WITHIN_S)
+            await until(lambda: not files(data), WAIT_S)
     await shipping.close()
     assert paths[1].read_bytes() == line(1, 50) + line(3, 50)
     assert paths[0].read_bytes() == line(2, 50)
@@ -611,7 +611,7 @@ async def test_orphans_of_a_moved_data_directory_are_sent(tmp_path: Path) -> Non
     shipping, path = shipping_for(data, data.writer_endpoint(0), instance=OTHER), data.root / "stored"
     await shipping.start()
     with WriterProcess(data.writer_endpoint(0), path):
-        await until(lambda: not files(data, "-0-00000001.spill"), WITHIN_S)
+        await until(lambda: not files(data, "-0-00000001.spill"), WAIT_S)
     await shipping.close()
     assert path.read_bytes() == line(1, 50) + line(3, 50)
 
@@ -628,9 +628,9 @@ async def test_an_orphan_that_never_had_a_writer_does_not_go_where_another_lane_
     shipping = shipping_for(data, *endpoints, instance=OTHER)
     await shipping.start()
     with WriterProcess(endpoints[0], paths[0]):
-        await until(lambda: paths[0].exists() and paths[0].read_bytes().count(b"\n") >= 2, WITHIN_S)
+        await until(lambda: paths[0].exists() and paths[0].read_bytes().count(b"\n") >= 2, WAIT_S)
         with WriterProcess(endpoints[1], paths[1]):
-            await until(lambda: not files(data), WITHIN_S)
+            await until(lambda: not files(data), WAIT_S)
     await shipping.close()
     assert paths[0].read_bytes() == line(2, 50) + line(5, 50)
     assert paths[1].read_bytes() == line(1, 50) + line(3, 50)

@@ -11,8 +11,9 @@ import pytest
 import uvloop
 
 from llmdump.record import BACKEND_TO_PROXY
+from tests.patience import WAIT_S
 from tests.proxy.errors import CUT
-from tests.proxy.harness import WITHIN_S, backend, read_request, replying, running, scenario, until
+from tests.proxy.harness import backend, read_request, replying, running, scenario, until
 from tests.proxy.test_failures import LENGTH, all_of, check, full_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -43,7 +44,7 @@ def test_a_head_that_does_not_come_is_a_408(part: bytes) -> None:
         async with running("127.0.0.1:1", **ALL_LATER | {"client_header_timeout_s": SOON_S}) as rig:
             began = time.monotonic()
             answer = await rig.ask(part)
-            assert SOON_S <= time.monotonic() - began < WITHIN_S
+            assert SOON_S <= time.monotonic() - began < WAIT_S
             await check(rig, answer, 408, "head_timeout")
             assert rig.of_kind("head")[0].meta["x_bad"] == "head_timeout"
 
@@ -56,7 +57,7 @@ async def test_a_head_that_dribbles_has_no_more_time_than_one_that_stands_still(
         reader, writer = await rig.connect()
         writer.write(b"GET / HTTP/1.1\r\nX: ")
         answer = asyncio.ensure_future(reader.read(-1))
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             while not answer.done():
                 writer.write(b"x")
                 await asyncio.sleep(0.01)
@@ -72,7 +73,7 @@ def test_an_idle_connection_is_closed_without_a_word(used: bool) -> None:
             if used:
                 writer.write(GET)
                 assert await reader.readexactly(len(OK)) == OK
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(WAIT_S):
                 assert await reader.read() == b""
             assert len(rig.of_kind("end")) == used
 
@@ -130,7 +131,7 @@ async def test_the_time_to_connect_is_not_taken_from_the_time_to_answer() -> Non
             for filler in fillers:
                 filler.close()
             async with await asyncio.start_server(answering, sock=server):
-                async with asyncio.timeout(WITHIN_S):
+                async with asyncio.timeout(WAIT_S):
                     assert await reader.readexactly(len(OK)) == OK
 
 
@@ -167,7 +168,7 @@ async def test_a_steady_slow_stream_is_never_cut() -> None:
     async with backend(slowly) as address, running(address, **soon) as rig:
         reader, writer = await rig.connect()
         writer.write(GET)
-        async with asyncio.timeout(WITHIN_S * 2):
+        async with asyncio.timeout(WAIT_S):
             assert (await reader.readuntil(b"x" * 18)).endswith(b"x" * 18)
         assert (await rig.ends())[0].meta["x_end"] == "complete"
 
@@ -181,7 +182,7 @@ async def test_a_steady_slow_request_is_never_cut() -> None:
         for _ in range(10):
             await asyncio.sleep(PATIENT_S / 5)
             writer.write(b"x")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.readexactly(len(OK)) == OK
 
 
@@ -206,7 +207,7 @@ async def test_a_client_that_does_not_read_is_cut_and_its_backend_let_go() -> No
         writer.write(GET)
         (end,) = await rig.ends()
         assert (end.meta["x_end"], end.meta["x_err"]) == ("timeout", "client_stalled")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             await ended.wait()
         await until(lambda: not rig.sessions)
         assert not any(r.ends_body for r in rig.of_kind("chunk", BACKEND_TO_PROXY))
@@ -242,12 +243,12 @@ async def test_a_client_that_reads_slowly_is_not_blamed_on_the_backend() -> None
         assert not rig.of_kind("end")
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         await reader.readuntil(b"\r\n\r\n")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             await reader.readexactly(sent)
         await asyncio.sleep(PATIENT_S / 3)
         last.set()
         go_on.release()
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.read(-1) == block
         assert (await rig.ends())[0].meta["x_end"] == "complete"
 
@@ -257,7 +258,7 @@ async def test_a_backend_that_does_not_read_the_request_is_a_504() -> None:
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(WITHIN_S)
+        await asyncio.sleep(WAIT_S)
 
     settings = ALL_LATER | {"upstream_idle_timeout_s": SOON_S}
     async with backend(deaf) as address, running(address, **settings) as rig:
@@ -276,7 +277,7 @@ async def test_a_client_that_breaks_its_connection_while_its_backend_does_not_re
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(WITHIN_S)
+        await asyncio.sleep(WAIT_S)
 
     async with backend(deaf) as address, running(address, **ALL_LATER) as rig:
         _, writer = await rig.connect()
@@ -322,7 +323,7 @@ async def test_our_own_waiting_for_room_is_nobodys_time_out() -> None:
         session.capture_drained()
         await asyncio.sleep(PATIENT_S / 3)
         go_on.set()
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.readexactly(5) == b"world"
         assert (await rig.ends())[0].meta["x_end"] == "complete"
 
@@ -344,5 +345,5 @@ async def test_a_client_that_comes_while_records_have_no_room_waits_too() -> Non
         rig.engine.capture_full = False
         for session in rig.sessions:
             session.capture_drained()
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.readexactly(len(LENGTH) + 10) == LENGTH + b"helloworld"

@@ -13,7 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from llmdump import address
 from llmdump.record import BACKEND_TO_PROXY, CLIENT_TO_PROXY
-from tests.proxy.harness import WITHIN_S, Rig, backend, read_request, running, scenario, until
+from tests.patience import WAIT_S
+from tests.proxy.harness import Rig, backend, read_request, running, scenario, until
 
 ASK = b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: thing/2\r\nConnection: keep-alive, Upgrade\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: thing/2\r\nConnection: Upgrade\r\n\r\n"
@@ -109,7 +110,7 @@ async def test_what_comes_with_the_101_and_ahead_of_it_is_passed_in_order() -> N
         writer.write(ASK + b"ahead")
         await rig.recorded("forward")
         writer.write(b" too")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.read(-1) == SWITCH + b"first last"
         writer.close()
         [end] = await rig.ends()
@@ -131,7 +132,7 @@ async def test_two_streams_at_once_are_passed_and_recorded_byte_for_byte() -> No
     async with backend(both_ways) as where, running(where) as rig:
         reader, writer = await rig.connect()
         writer.write(ASK + up)
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.read(-1) == SWITCH + down
         writer.close()
         await rig.ends()
@@ -157,7 +158,7 @@ def test_a_client_that_has_sent_all_still_hears_the_backend(early: bool) -> None
                 assert await reader.readuntil(b"\r\n\r\n") == SWITCH
             writer.write(b"all of it")
             writer.write_eof()
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(WAIT_S):
                 assert await reader.read(-1) == SWITCH * early + b"heard"
             assert [end.meta["x_end"] for end in await rig.ends()] == ["complete"]
 
@@ -177,7 +178,7 @@ async def test_a_backend_that_has_sent_all_still_hears_the_client() -> None:
     async with backend(listening) as where, running(where) as rig:
         reader, writer = await rig.connect()
         writer.write(ASK)
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.read(-1) == SWITCH + b"all of it"
         big = random.Random(3).randbytes(2_000_000)
         writer.write(big)
@@ -198,7 +199,7 @@ async def test_a_client_that_says_nothing_after_the_backend_has_left_is_not_kept
     async with backend(leaving) as where, running(where, client_idle_timeout_s=0.2) as rig:
         reader, writer = await rig.connect()
         writer.write(ASK)
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(WAIT_S):
             assert await reader.read(-1) == SWITCH
         assert [end.meta["x_end"] for end in await rig.ends()] == ["complete"]
         writer.close()

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from tests.patience import WAIT_S
+
 MARK: Final = "X-Played"
 PIECES_MAX: Final = 150
 # How the body is framed, and its pieces' size: a length, chunks of many sizes, or the connection's end.
@@ -65,7 +67,7 @@ class Backend:
             yield self
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(WAIT_S)
             server.server_close()
 
 
@@ -111,7 +113,7 @@ def play(proxy: str, exchanges: Sequence[Played], connections: int = 4) -> None:
 
 
 def _play(proxy: str, recording: list[tuple[int, Played]]) -> None:
-    connection = http.client.HTTPConnection(proxy.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(proxy.removeprefix("http://"), timeout=WAIT_S)
     try:
         for number, played in recording:
             connection.request(played.method, played.target, played.body or None, dict(sent_fields(number, played)))

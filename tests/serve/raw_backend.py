@@ -15,7 +15,8 @@ from contextlib import closing, contextmanager
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-WAIT_S: Final = 20.0
+from tests.patience import WAIT_S
+
 GAP_MS: Final = 60.0
 
 

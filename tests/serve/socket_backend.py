@@ -13,6 +13,8 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
+from tests.patience import WAIT_S
+
 
 @contextmanager
 def serving() -> Iterator[str]:
@@ -22,7 +24,7 @@ def serving() -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         server.shutdown()
-        thread.join(10)
+        thread.join(WAIT_S)
 
 
 def _handle(connection: ServerConnection) -> None:
@@ -49,11 +51,11 @@ def talk(url: str, messages: Sequence[str], *, server_first: bool = False, compr
     address = url.replace("http://", "ws://")
     with connect(address, compression=compression, open_timeout=20, close_timeout=5) as connection:  # type: ignore[arg-type]
         if server_first:
-            got.append(json.loads(connection.recv(timeout=20)))
+            got.append(json.loads(connection.recv(timeout=WAIT_S)))
         for message in messages:
             connection.send(message)
             while not got or got[-1]["type"] not in {"response.completed", "error"} or got[-1].get("seen"):
-                got.append(json.loads(connection.recv(timeout=20)))
+                got.append(json.loads(connection.recv(timeout=WAIT_S)))
             got[-1]["seen"] = True
         got.append(_code(connection) if got[-1]["type"] == "error" else None)
     return [{key: value for key, value in one.items() if key != "seen"} if isinstance(one, dict) else one for one in got]

@@ -17,6 +17,7 @@ from llmdump.presence import Presence
 from llmdump_api import edits
 from llmdump_api.beside import text as beside
 from llmdump_indexer.follow import Follower
+from tests.patience import WAIT_S
 from tests.serve.rig import BIN
 
 BODY: Final = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 1}
@@ -63,7 +64,7 @@ def backend() -> Iterator[tuple[str, list[Any]]]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", got
     server.shutdown()
-    thread.join(10)
+    thread.join(WAIT_S)
     server.server_close()
 
 
@@ -101,7 +102,7 @@ def resend(data: DataDir) -> Run:
     def run(*arguments: str, **keys: str) -> subprocess.CompletedProcess[str]:
         command = [BIN / "llmdump", "resend", *arguments, "--data-dir", data.root]
         environ = {**clean, **keys, "COLUMNS": "100"}
-        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     return run
 

@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 
 from llmdump.data_dir import DataDir
 from tests.e2e.pipeline import Pipeline
+from tests.patience import WAIT_S
 from tests.reading import replay
 from tests.reading.exchanges import CORPUS, lines
 from tests.reading.test_pipeline import of_recording
@@ -292,7 +293,7 @@ def test_what_is_no_request_is_refused(served: Serving, request_: bytes, status:
 
 def test_others_are_let_in_only_where_that_is_said(archive: DataDir) -> None:
     command = [BIN / "llmdump", "serve", archive.root, "--listen", "0.0.0.0:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 2
     assert "--anyone" in done.stderr
 
@@ -300,7 +301,7 @@ def test_others_are_let_in_only_where_that_is_said(archive: DataDir) -> None:
 def test_what_is_no_archive_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("hello")
     done = subprocess.run(
-        [BIN / "llmdump", "serve", tmp_path / "x.txt"], capture_output=True, text=True, timeout=60, check=False
+        [BIN / "llmdump", "serve", tmp_path / "x.txt"], capture_output=True, text=True, timeout=WAIT_S, check=False
     )
     assert done.returncode == 1
     assert done.stderr.endswith("JSONL of llmdump, api-log or the reference implementation, nor HAR\n")
@@ -320,11 +321,11 @@ def test_an_answer_waits_for_its_message(served: Serving) -> None:
     path, (first, second) = SESSIONS[0]
     with connect(served.url.replace("http:", "ws:") + path, open_timeout=20, close_timeout=5) as client:
         client.send(first)
-        got = [json.loads(client.recv(timeout=20)) for _ in range(3)]
+        got = [json.loads(client.recv(timeout=WAIT_S)) for _ in range(3)]
         with pytest.raises(TimeoutError):
             client.recv(timeout=0.3)
         client.send(second)
-        got += [json.loads(client.recv(timeout=20)) for _ in range(3)]
+        got += [json.loads(client.recv(timeout=WAIT_S)) for _ in range(3)]
     assert [*got, None] == TALKS[0]
 
 

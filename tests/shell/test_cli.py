@@ -21,6 +21,7 @@ from llmdump.data_dir import DataDir
 from llmdump.metrics import METRICS
 from llmdump.presence import Presence
 from llmdump.settings import KEYS, Settings, env_of, flag_of
+from tests.patience import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -36,7 +37,7 @@ def llmdump(tmp_path: Path) -> Run:
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         command = [BIN / "llmdump", *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env={**clean, **environ}, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=tmp_path, env={**clean, **environ}, capture_output=True, text=True, timeout=WAIT_S, check=False
         )
 
     return run

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.e2e.pipeline import free_ports
+from tests.patience import WAIT_S, eventually
 from tests.shell import tree
 
 ROOT = tree.ROOT
@@ -112,7 +114,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_of_image_and_services_work_in_a_clean_folder(image: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     environ = {"PATH": f"{image / 'bin'}{os.pathsep}{os.defpath}", "LLMDUMP_DATA_DIR": str(data), "HOME": str(tmp_path)}
-    ports = {str(port): str(free) for port, free in zip((7861, 7862, 7871, 7872, 7873), tree.free_ports(5), strict=True)}
+    ports = {str(port): str(free) for port, free in zip((7861, 7862, 7871, 7872, 7873), free_ports(5), strict=True)}
 
     def own(text: str) -> str:
         """The file's text with free loopback ports, and its variables at their defaults."""
@@ -130,11 +132,11 @@ def test_commands_of_image_and_services_work_in_a_clean_folder(image: Path, tmp_
             def is_healthy(check: list[str] = check) -> bool:
                 return subprocess.run(check, env=environ, capture_output=True, check=False).returncode == 0
 
-            tree.eventually(is_healthy, 20, f"{name} is healthy by {check}")
+            eventually(is_healthy, WAIT_S, f"{name} is healthy by {check}")
         status = subprocess.run(["llmdump", "status"], env=environ, capture_output=True, text=True, check=False)
         assert status.returncode == 0, status.stdout
     finally:
         for process in running.values():
             process.send_signal(signal.SIGTERM)
-        codes = {name: process.wait(10) for name, process in running.items()}
+        codes = {name: process.wait(WAIT_S) for name, process in running.items()}
     assert codes == dict.fromkeys(SERVICES, 0)

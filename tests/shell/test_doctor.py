@@ -18,6 +18,7 @@ from llmdump.data_dir import DataDir
 from llmdump.diagnosis import Finding
 from llmdump.presence import Presence
 from llmdump.settings import Settings
+from tests.patience import WAIT_S
 
 BIN = Path(sys.executable).parent
 Look = Callable[..., list[Finding]]
@@ -140,7 +141,7 @@ def test_the_command_says_it_and_its_exit_code_too(data: DataDir) -> None:
     data.segments.chmod(0o755)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMDUMP_")}
     command = [BIN / "llmdump", "doctor", "--data-dir", data.root]
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 1
     assert f"mend: chmod 700 {data.segments}" in done.stdout
     assert "problem" in done.stdout.splitlines()[-1]

@@ -24,14 +24,14 @@ from needs import needs_tool
 
 from llmdump import cli
 from llmdump.data_dir import DataDir
-from tests.e2e.pipeline import Reader, backend_process, environment, eventually
+from tests.e2e.pipeline import Reader, backend_process, environment
 from tests.indexer.made import Instance, append, begin_segment, exchange
+from tests.patience import WAIT_S, eventually
 from tests.serve.rig import Serving
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = ("cli.md", "serve.md", "api.md", "live.md", "diff.md")
 IDS: Final = ("0199a7c4-5d1e-7b2f-9c3d-2f6a8e4b1c05", "0199a7c4-5d1e-7b2f-9c3d-2f6a8e4b1c06")
-WAIT_S: Final = 60.0
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # Each asks once, where its environment or its arguments point it.
@@ -146,7 +146,7 @@ class Scene(Reader):
     def ask(self, path: str) -> int:
         """Ask the proxy; the status."""
         try:
-            with _DIRECT.open(self.proxy + path, timeout=20) as answer:
+            with _DIRECT.open(self.proxy + path, timeout=WAIT_S) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as err:
             with err:
@@ -195,7 +195,7 @@ def test_a_line_does_what_it_is_for(scene: Scene, line: str) -> None:
 @pytest.mark.parametrize("line", marked(SERVE))
 def test_what_a_line_serves_is_given_again(scene: Scene, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scene.place)
-    with Serving(*shlex.split(line)[2:]) as served, _DIRECT.open(f"{served.url}/v1/models", timeout=20) as answer:
+    with Serving(*shlex.split(line)[2:]) as served, _DIRECT.open(f"{served.url}/v1/models", timeout=WAIT_S) as answer:
         assert answer.status == 200
 
 

@@ -13,9 +13,9 @@ from needs import needs_tool
 from llmdump import presence
 from llmdump.data_dir import DataDir
 from tests.e2e import pipeline
+from tests.patience import WAIT_S
 
 BIN = Path(sys.executable).parent
-WAIT_S = 60.0
 AGENT = """
     import os, sys
     import anthropic, openai

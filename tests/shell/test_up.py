@@ -14,9 +14,9 @@ import pytest
 
 from llmdump import presence
 from llmdump.data_dir import DataDir
+from tests.patience import WAIT_S
 
 BIN = Path(sys.executable).parent
-LEFT_WITHIN_S = 20.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -50,14 +50,16 @@ def test_when_one_dies_the_others_leave_and_its_code_is_told(tmp_path: Path) -> 
         assert sorted(card.role for card in presence.living(data.run)) == ["api", "indexer", "proxy", "writer"]
         found = re.search(r"metrics +(\S+)", "".join(said))
         assert found is not None
-        with _DIRECT.open(found[1], timeout=10) as answer:
+        with _DIRECT.open(found[1], timeout=WAIT_S) as answer:
             assert answer.status == 200
-        again = subprocess.run([BIN / "llmdump", "up"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        again = subprocess.run(
+            [BIN / "llmdump", "up"], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
         assert again.returncode == 1
         assert "already live" in again.stderr
         (card,) = presence.living(data.run, "writer")
         os.kill(card.pid, signal.SIGKILL)
-        assert process.wait(LEFT_WITHIN_S) == 128 + signal.SIGKILL
+        assert process.wait(WAIT_S) == 128 + signal.SIGKILL
         assert not presence.living(data.run)
         assert "writer has left with exit code 137" in (tmp_path / "log").read_text()
 
@@ -67,5 +69,5 @@ def test_ctrl_c_stops_all(tmp_path: Path, request: pytest.FixtureRequest) -> Non
         pytest.skip("with --long: all four processes once more")
     with up(tmp_path) as (process, _):
         process.send_signal(signal.SIGINT)
-        assert process.wait(LEFT_WITHIN_S) == 0
+        assert process.wait(WAIT_S) == 0
         assert not presence.living(DataDir(tmp_path / "data").run)

@@ -74,7 +74,7 @@ class Shelf:
     def lane(self, exchange: str) -> Any:
         return self._shipping.lane(exchange)
 
-    def ship(self, lane: Any, number: int, record: bytes, *, reserve: bool = False) -> bool:
+    def ship(self, lane: Any, number: int, record: bytes, reserve: bool = False) -> bool:
         taken = self._shipping.ship(lane, number, record, reserve=reserve)
         if taken:
             self._truth.records[number] = record

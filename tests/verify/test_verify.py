@@ -16,7 +16,8 @@ from llmdump import jsonl, presence, seekable, segment
 from llmdump.data_dir import DataDir
 from llmdump.segment import Located, SegmentFile
 from tests.e2e.load import Load, check_numbers
-from tests.e2e.pipeline import BIN, Pipeline, backend_process, environment, eventually
+from tests.e2e.pipeline import BIN, Pipeline, backend_process, environment
+from tests.patience import WAIT_S, eventually
 from tests.writer.writer_rig import Writer
 
 SMALL_SEGMENTS = 60_000
@@ -30,7 +31,9 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def verify(data: DataDir, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environ = environment(data.root.parent, data_dir=data.root)
     command = [str(BIN / "llmdump"), "verify", *arguments]
-    return subprocess.run(command, cwd=data.root.parent, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=data.root.parent, env=environ, capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
 
 
 def told(data: DataDir, *arguments: str) -> Any:
@@ -53,7 +56,9 @@ def says(data: DataDir, code: int) -> str:
 
 def runs(pipe: Pipeline, role: str) -> None:
     """Wait until a process of this role runs."""
-    eventually(lambda: [card for card in presence.living(pipe.data.run, role) if card.state == "running"], 10, f"{role} runs")
+    eventually(
+        lambda: [card for card in presence.living(pipe.data.run, role) if card.state == "running"], WAIT_S, f"{role} runs"
+    )
 
 
 def missing(found: Any) -> list[tuple[int, int, str]]:
@@ -91,7 +96,7 @@ def recorded(request: pytest.FixtureRequest, backend: str, tmp_path_factory: pyt
         if request.param == "sealed":
             pipe.restart("writer")  # closes the last segment
             runs(pipe, "writer")
-            eventually(lambda: all(name.sealed for name in segment.find(pipe.data.segments)), 10, "all are sealed")
+            eventually(lambda: all(name.sealed for name in segment.find(pipe.data.segments)), WAIT_S, "all are sealed")
     found = DataDir(place / "data")
     assert len(segment.find(found.segments)) >= 4
     return found
@@ -259,7 +264,7 @@ def test_killed_proxy_is_unknown_after_its_last_record_and_a_living_one_is_not(b
                 assert found["complete"], found["problems"]
                 assert [one["state"] for one in found["instances"]] == ["living"]
             pipe.kill("proxy")
-        eventually(lambda: not told(pipe.data)["behind"], 10, "indexed")
+        eventually(lambda: not told(pipe.data)["behind"], WAIT_S, "indexed")
         found = told(pipe.data)
         (one,) = found["instances"]
         assert (one["state"], one["unknown_after"], one["missing"]) == ("died", one["made"], [])
@@ -267,7 +272,7 @@ def test_killed_proxy_is_unknown_after_its_last_record_and_a_living_one_is_not(b
         pipe.start("proxy")
         found = told(pipe.data)
         assert sorted(one["state"] for one in found["instances"]) == ["died", "living"]
-        later = told(pipe.data, "--since", eventually(lambda: _began(pipe.data), 5, "the second one is known"))
+        later = told(pipe.data, "--since", eventually(lambda: _began(pipe.data), WAIT_S, "the second one is known"))
         assert (later["complete"], later["died_before"]) == (True, 1)
 
 
@@ -280,16 +285,18 @@ def test_dropped_for_want_of_room_is_exactly_what_the_gap_records_say(backend: s
         pipe.stop("writer")
         for _ in range(8):
             body = b"x" * 400_000
-            with urllib.request.urlopen(urllib.request.Request(f"{pipe.proxy}/sim/echo", body), timeout=10) as answer:
+            with urllib.request.urlopen(urllib.request.Request(f"{pipe.proxy}/sim/echo", body), timeout=WAIT_S) as answer:
                 assert answer.status == 200
         metrics = (
-            urllib.request.urlopen(presence.living(pipe.data.run, "proxy")[0].admin + "/metrics", timeout=5).read().decode()
+            urllib.request.urlopen(presence.living(pipe.data.run, "proxy")[0].admin + "/metrics", timeout=WAIT_S)
+            .read()
+            .decode()
         )
         assert 'llmdump_records_dropped_total{reason="overflow"} 0.0' not in metrics
         pipe.start("writer")
-        eventually(lambda: pipe.metrics()["llmdump_queue_depth_records"] == 0, 10, "all is acknowledged")
+        eventually(lambda: pipe.metric("llmdump_queue_depth_records") == 0, WAIT_S, "all is acknowledged")
         pipe.stop("proxy")
-        eventually(lambda: not told(pipe.data)["behind"], 10, "indexed")
+        eventually(lambda: not told(pipe.data)["behind"], WAIT_S, "indexed")
         dropped = int(float(metrics.split('llmdump_records_dropped_total{reason="overflow"} ')[1].split("\n")[0]))
     found = told(pipe.data)
     assert {reason for _, _, reason in missing(found)} == {"overflow"}
@@ -301,7 +308,7 @@ def test_two_writers_and_both_formats_under_load_give_no_false_alarm(backend: st
     settings = {"capture_format": "both", "capture_max_bytes": 4 * SMALL_SEGMENTS}
     with Pipeline(tmp_path, upstream=backend, **settings) as pipe:
         pipe.also("writer")
-        eventually(lambda: pipe.metrics()["llmdump_proxy_writers_connected"] == 2, 10, "two writers")
+        eventually(lambda: pipe.metric("llmdump_proxy_writers_connected") == 2, WAIT_S, "two writers")
         with Load(pipe.proxy) as load:
             for _ in range(6):
                 load.wait_for_more(4)
@@ -319,7 +326,7 @@ def test_a_torn_tail_is_no_loss_and_damage_within_a_growing_file_is(backend: str
             load.wait_for_more(4)
         check_numbers(pipe)
         pipe.stop("proxy")
-        eventually(lambda: told(pipe.data)["complete"], 10, "indexed")
+        eventually(lambda: told(pipe.data)["complete"], WAIT_S, "indexed")
         pipe.kill("writer")
         (name,) = segment.find(pipe.data.segments)
         path = pipe.data.segments / name.file
@@ -378,7 +385,7 @@ def test_what_a_dead_proxy_has_spilled_is_pending_until_another_has_sent_it(back
         assert (one["state"], one["missing"], one["unknown_after"], found["complete"]) == ("pending", [], None, False)
         assert "pending" in says(pipe.data, 1)
         pipe.start("writer", "proxy")
-        eventually(lambda: not pipe.data.spilled(), 10, "the next proxy has sent it")
+        eventually(lambda: not pipe.data.spilled(), WAIT_S, "the next proxy has sent it")
         check_numbers(pipe)
         states = {instance["state"]: instance["missing"] for instance in told(pipe.data)["instances"]}
         assert states == {"ended": [], "living": []}

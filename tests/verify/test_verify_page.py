@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pipeline import BIN, Pipeline, backend_process, environment, eventually
+from tests.e2e.pipeline import BIN, Pipeline, backend_process, environment
+from tests.patience import WAIT_S, eventually
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
 COMMANDS = re.findall(r"^    (llmdump \w+.*)$", PAGE, re.MULTILINE)
@@ -22,9 +23,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("page")
     for backend in backend_process(place / "log"):
         with Pipeline(place, upstream=backend) as pipe:
-            with urllib.request.urlopen(f"{pipe.proxy}/v1/models", timeout=20) as answer:
+            with urllib.request.urlopen(f"{pipe.proxy}/v1/models", timeout=WAIT_S) as answer:
                 assert answer.read()
-            eventually(pipe.rows, 10, "a row")
+            eventually(pipe.rows, WAIT_S, "a row")
     yield place
 
 
@@ -36,7 +37,7 @@ def run(place: Path, command: str) -> "subprocess.CompletedProcess[str]":
         env=environment(place),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         check=False,
     )
 

@@ -16,6 +16,7 @@ from llmdump.data_dir import DataDir
 from llmdump.settings import Settings
 from llmdump.wire import Hello
 from llmdump_proxy.link import Shipping
+from tests.patience import WAIT_S
 from tests.writer.writer_rig import Proxy, Writer, chunk, numbers, wait_for
 
 BIN = Path(sys.executable).parent
@@ -119,7 +120,7 @@ def test_a_key_file_that_is_none_stops_the_start_with_a_line(made: Path, content
     if content is not None:
         path.write_bytes(content)
     with Writer(made.parent / "data", **at_writer(made, "tcp://127.0.0.1:1")) as writer:
-        assert writer.process.wait(15) != 0
+        assert writer.process.wait(WAIT_S) != 0
         assert re.search(rf"^llmdump: writer-0: key file .*writer.secret: .*({complaint})", writer.log), writer.log
         assert writer.log.count("\n") == 1
 
@@ -128,7 +129,7 @@ def test_half_of_the_keys_is_not_enough(made: Path) -> None:
     settings = at_writer(made, "tcp://127.0.0.1:1")
     del settings["curve_proxy_public_keys_file"]
     with Writer(made.parent / "data", **settings) as writer:
-        assert writer.process.wait(15) != 0
+        assert writer.process.wait(WAIT_S) != 0
         assert "curve_writer_secret_key_file is set and curve_proxy_public_keys_file is not" in writer.log
     with pytest.raises(keys.KeyFileError, match="curve_proxy_secret_key_file is set and"):
         keys.of_proxy(Settings(curve_proxy_secret_key_file=str(made / "proxy-1.secret")))
@@ -136,7 +137,7 @@ def test_half_of_the_keys_is_not_enough(made: Path) -> None:
 
 def test_other_hosts_need_keys_on_both_sides(tmp_path: Path) -> None:
     with Writer(tmp_path / "data", writer_endpoints="tcp://0.0.0.0:1") as writer:
-        assert writer.process.wait(15) != 0
+        assert writer.process.wait(WAIT_S) != 0
         assert "without CURVE keys" in writer.log and writer.log.count("\n") == 1
 
     async def start() -> None:

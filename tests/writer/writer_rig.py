@@ -15,30 +15,29 @@ from typing import Any, TypeVar
 import zmq
 
 from llmdump import jsonl, presence, record, segment, wire
+from llmdump.process import LEAVE_WITHIN_S
 from llmdump.record import Identity, Record
 from llmdump.segment import Damage, Located, SegmentFile
 from llmdump.wire import Ack, Batch, FromWriter, Have, Hello, Resync, Retire
+from tests.patience import WAIT_S, Limit, eventually
 
 EXCHANGE = "01900000-0000-7000-8000-000000000001"
-PATIENCE_S = 15.0
 T = TypeVar("T")
 
 
-def wait_for(what: Callable[[], T | None], within_s: float = PATIENCE_S) -> T:
+def wait_for(what: Callable[[], T | None], within_s: float = WAIT_S) -> T:
     """What `what` gives, once it gives something true; an AssertionError if it never does."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"nothing within {within_s} s")
+    found = eventually(what, within_s, every_s=0.005)
+    assert found is not None
+    return found
 
 
 class Writer:
     """One `llmdump-writer` on a data directory. Use in a `with`; it is killed at the end."""
 
-    def __init__(self, data: Path, command: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(
+        self, data: Path, command: Sequence[str] = (), program: Sequence[str] = ("-m", "llmdump_writer.main"), **settings: Any
+    ) -> None:
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in {**DEFAULTS, **settings}.items()]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("LLMDUMP_")}
         self.data = data
@@ -46,7 +45,7 @@ class Writer:
         data.mkdir(mode=0o700, exist_ok=True)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-m", "llmdump_writer.main", f"--data-dir={data}", *flags],
+                [*command, sys.executable, *program, f"--data-dir={data}", *flags],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=data.parent,
@@ -69,7 +68,7 @@ class Writer:
 
     def metrics(self) -> dict[str, float]:
         """Its metrics page: each line's name with labels, and value."""
-        with urllib.request.urlopen(self.card().admin + "/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(self.card().admin + "/metrics", timeout=WAIT_S) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
@@ -77,7 +76,7 @@ class Writer:
     def health(self) -> int:
         """The status of its /healthz."""
         try:
-            with urllib.request.urlopen(self.card().admin + "/healthz", timeout=5) as answer:
+            with urllib.request.urlopen(self.card().admin + "/healthz", timeout=WAIT_S) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as err:
             return err.code
@@ -85,7 +84,7 @@ class Writer:
     def health_details(self) -> dict[str, Any]:
         """What its /healthz says."""
         try:
-            with urllib.request.urlopen(self.card().admin + "/healthz", timeout=5) as answer:
+            with urllib.request.urlopen(self.card().admin + "/healthz", timeout=WAIT_S) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as err:
             return dict(json.load(err))
@@ -93,14 +92,15 @@ class Writer:
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(WAIT_S)
 
-    def stop(self) -> float:
-        """SIGTERM; the seconds it took to leave."""
-        begin = time.monotonic()
+    def stop(self, within_s: float = LEAVE_WITHIN_S) -> float:
+        """SIGTERM; the seconds it took to leave. Fails if it does not in time."""
+        limit = Limit(within_s)
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(10) == 0, self.log
-        return time.monotonic() - begin
+        eventually(lambda: self.process.poll() is not None, limit, lambda: self.log, every_s=0.005)
+        assert self.process.returncode == 0, self.log
+        return limit.passed_s
 
     def __enter__(self) -> "Writer":
         return self
@@ -140,13 +140,13 @@ class Proxy:
         """Send anything."""
         self._socket.send_multipart(frames)
 
-    def hear(self, within_s: float = PATIENCE_S) -> FromWriter | None:
+    def hear(self, within_s: float = WAIT_S) -> FromWriter | None:
         """The next message, or None."""
         if not self._socket.poll(int(within_s * 1000)):
             return None
         return wire.from_writer(self._socket.recv_multipart())
 
-    def hello(self, within_s: float = PATIENCE_S) -> int:
+    def hello(self, within_s: float = WAIT_S) -> int:
         """Begin a session: what the writer holds."""
         self.nonce, self.seq = os.urandom(8), 0
         self.say(Hello(self.nonce))
@@ -166,7 +166,7 @@ class Proxy:
         """Send chunks of these numbers as one batch."""
         self.batch([chunk(number, data, self.instance) for number in range(first, last + 1)])
 
-    def acknowledged(self, number: int, within_s: float = PATIENCE_S) -> None:
+    def acknowledged(self, number: int, within_s: float = WAIT_S) -> None:
         """Wait until everything up to `number` is acknowledged."""
         until = time.monotonic() + within_s
         while (answer := self.hear(max(0.0, until - time.monotonic()))) is not None:
