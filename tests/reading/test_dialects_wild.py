@@ -352,6 +352,11 @@ def code_assist(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"response": {**inner, "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2}}, "traceId": "t"}
 
 
+def test_results_of_a_batch_are_whole_where_their_lines_end() -> None:
+    lines = [{"custom_id": "a", "result": {"type": "expired"}}, {"custom_id": "b", "result": {"type": "canceled"}}]
+    assert ndjson("/v1/messages/batches/b/results", *lines).normalised["complete"]
+
+
 def test_code_assist_wraps_what_gemini_says() -> None:
     first, last = code_assist({"text": "Hi"}, finish=None), code_assist({"text": " you"})
     path = "/v1internal:streamGenerateContent?alt=sse"

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llmdump.reading.answer import Answer
@@ -374,6 +374,7 @@ def spoiled_chunk(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(spoiled_chunk(), max_size=8))
+@example([json.dumps({**PLAIN, "usage": {"prompt_tokens": 2**70, "completion_tokens": 2}}).encode()])
 def test_the_short_way_of_reading_chunks_says_the_same_as_the_long_one(chunks: list[bytes]) -> None:
     """An API that is found from an answer goes the long way."""
     data = [(each, "") for each in [json.dumps(PLAIN).encode(), *chunks]]

@@ -77,6 +77,26 @@ def test_a_refusal_is_no_text() -> None:
     assert plain(PATH, state("x", "completed", output=[message])["response"]).normalised["refusal"] == "No."
 
 
+def test_what_came_before_the_end_is_not_told_again_by_it() -> None:
+    picture = {"id": "ig", "type": "image_generation_call", "status": "completed", "result": "AA"}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": picture}
+    end = {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [picture]}}
+    assert sse("/v1/responses", done, end).reading["builtin_tool_calls"] == ["image_generation_call"]
+    refused = {"type": "message", "content": [{"type": "refusal", "refusal": "No"}]}
+    piece = {"type": "response.refusal.delta", "output_index": 0, "delta": "No"}
+    end = {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [refused]}}
+    assert sse("/v1/responses", piece, end).normalised["refusal"] == "No"
+
+
+def test_a_message_without_pieces_is_told_by_its_item() -> None:
+    message = {"id": "m", "type": "message", "content": [{"type": "output_text", "text": "Hi"}]}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": message}
+    end = {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": []}}
+    piece = {"type": "response.output_text.delta", "output_index": 0, "delta": "Hi"}
+    assert sse("/v1/responses", done, end).text == "Hi"
+    assert sse("/v1/responses", piece, done, end).text == "Hi"
+
+
 def test_a_failed_response_tells_its_error_also_without_a_stream() -> None:
     response = state("x", "failed", error={"code": "server_error", "message": "oops"})["response"]
     reading = plain(PATH, response)

@@ -79,6 +79,8 @@ ENDS_WITH_DONE: Final = frozenset(
     )
 )
 """APIs whose streams end with a `[DONE]` rather than an event of their own."""
+WITHOUT_END: Final = frozenset(("anthropic.batches",))
+"""APIs whose streams end where their lines do."""
 HELD_BACK: Final = frozenset(("gemini.interactions",))
 """`reading` has only the model of these; `normalised` has all."""
 UNSPOKEN: Final = HELD_BACK | frozenset(("openai.audio_text",))
@@ -262,7 +264,9 @@ class Reader:
         if self._failed:
             return complete
         if stream:
-            has_end = answer.finish is not None or answer.blocked is not None or self._dialect is None
+            has_end = (
+                answer.finish is not None or answer.blocked is not None or self._dialect is None or self.api in WITHOUT_END
+            )
             ended = answer.done or (complete and has_end)
             return ended and answer.failure is None
         if framing == "empty":

@@ -5,11 +5,12 @@ Nearly all events of all streams are these, so they are decoded into a struct th
 `chat.read`. What is read from a chunk must be the same on both ways.
 """
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from llmdump.reading.answer import Answer
+from llmdump.reading.typed import decoded
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -37,7 +38,7 @@ class _Chunk(msgspec.Struct, gc=False):
     choices: tuple[_Choice]
     id: str | None = None
     model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
     error: None = None
     timings: None = None
     metrics: None = None
@@ -46,6 +47,7 @@ class _Chunk(msgspec.Struct, gc=False):
     type: None = None
 
 
+_NULL_BYTES: Final = 4
 _DECODE: Final = msgspec.json.Decoder(_Chunk).decode
 
 
@@ -59,8 +61,8 @@ def take(answer: Answer, data: bytes, at_us: int) -> bool:
         answer.named(chunk.model, chunk.id)
         answer.chose(0)
         answer.say(None)
-    if chunk.usage:
-        answer.usage.take(chunk.usage)
+    if len(chunk.usage) > _NULL_BYTES:
+        answer.usage.take(decoded(bytes(chunk.usage)))
     delta = chunk.choices[0].delta
     thought = delta.reasoning_content or delta.reasoning
     if thought:

@@ -4,8 +4,9 @@
     stream   response.created, response.output_item.added, response.output_text.delta …, then one of
              response.completed | .incomplete | .failed with the whole response; Realtime: response.done
 
-A text is taken from its deltas; from the final response only if there were none (a stream that was joined late). A
-socket may carry several responses: each counts beside the ones before it.
+A text is taken from its deltas; from the item that has it whole only if there were none, and from the final response only
+if nothing came before (a stream that was joined late). A socket may carry several responses: each counts beside the ones
+before it.
 """
 
 from typing import Any, Final
@@ -70,10 +71,11 @@ def _head(answer: Answer, response: dict[str, Any]) -> None:
 
 def _items(answer: Answer, response: dict[str, Any]) -> None:
     for index, item in enumerate(objects(response.get("output"))):
-        _item(answer, item, index, True)
         if item.get("type") == "message":
             _message(answer, item)
-        elif item.get("type") == "reasoning":
+            continue
+        _item(answer, item, index, True)
+        if item.get("type") == "reasoning":
             for part in objects(item.get("summary")) + objects(item.get("content")):
                 answer.think(part.get("text"))
 
@@ -97,6 +99,8 @@ def _item(answer: Answer, item: dict[str, Any], index: Any, done: bool) -> None:
             answer.argued(key, arguments)
     elif done and kind.endswith("_call"):
         answer.built_in(kind)
+    elif done and kind == "message" and not answer.text and not answer.refusal:
+        _message(answer, item)
 
 
 def _key(index: Any) -> int | None:
@@ -110,13 +114,13 @@ def _state(answer: Answer, document: dict[str, Any], kind: str) -> None:
         answer.usage.next()
         answer.forget_calls()
         answer.done = False
-    unheard = kind in TERMINAL and not answer.text and not answer.reasoning and not answer.calls
+    heard = answer.text or answer.reasoning or answer.refusal or answer.calls or answer.builtins
     _head(answer, response)
     answer.say(None)
     answer.speed.timings(document.get("timings"))
     if kind in TERMINAL:
         answer.done = True
-        if unheard:
+        if not heard:
             _items(answer, response)
             # It came late, but when its tokens came is not known from this.
             answer.generated = False
