@@ -28,6 +28,7 @@ def alone(backend: str, tmp_path: Path) -> Iterator[Pipeline]:
     pipe = Pipeline(tmp_path / "pipeline", upstream=backend)
     try:
         pipe.start("writer", "proxy")
+        pipe.wait_until_runs("writer")
         pipe.wait_until_runs("proxy")
         yield pipe
     except BaseException:

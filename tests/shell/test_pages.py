@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ONE_PAGE_LINES_MAX = 80
 COMMAND_LINES_ARE_RUN_BY = {
+    "PERFORMANCE.md": "",  # an hour and more; the scripts are looked up below, and tests/benches runs a small part
     "README.md": "tests/shell/test_make.py",
     "RELIABILITY.md": "",  # an hour and a half of `make chaos`; the targets are looked up below
     "api.md": "tests/shell/test_lines.py",
@@ -70,6 +71,17 @@ def test_reliability_names_tests_that_are_there_and_make_targets_that_exist() ->
     assert all((ROOT / name).exists() for name in named)
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"\bmake (\w+)", page)) <= set(targets)
+
+
+def test_performance_names_scripts_that_are_there_and_make_targets_that_exist() -> None:
+    page = (ROOT / "docs" / "PERFORMANCE.md").read_text()
+    scripts = set(re.findall(r"\bbench/\w+\.py", page)) | {
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"-m (bench\.\w+)", page)
+    }
+    assert scripts
+    assert all((ROOT / script).exists() for script in scripts)
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)$", page, re.MULTILINE)) <= set(targets)
 
 
 def test_every_page_with_command_lines_has_a_test_that_runs_them() -> None:
