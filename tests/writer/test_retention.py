@@ -121,7 +121,7 @@ def test_a_segment_is_deleted_when_its_last_record_is_too_old(tmp_path: Path) ->
     with Writer(data, capture_seal="true"):
         wait_for(lambda: all(name.endswith(".zst") for name in files(data)))
     with Writer(data, capture_max_age_s=3000) as writer:
-        # A segment is counted once its deletion is written down, which is after its file has gone.
+        # A segment is counted after its file has gone.
         wait_for(lambda: writer.metrics().get('llmdump_writer_segments_deleted_total{reason="max_age"}') == 2)
         assert left(data) == [3]
     with Writer(data, capture_max_age_s=1.0):
