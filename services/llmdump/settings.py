@@ -124,7 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[float, Meta(ge=0, le=_YEAR_S)],
         Meta(description="How long an idle backend connection is kept; 0 for not at all."),
     ] = 60.0
-    upstream_max_idle: Annotated[Count, Meta(description="Idle connections kept for each backend.")] = 128
+    upstream_max_idle: Annotated[Count, Meta(description="Idle connections kept for each backend.")] = 1024
     takeover: Annotated[
         bool,
         Meta(
