@@ -244,33 +244,24 @@ def measure(buffer: bytes | memoryview, at: int) -> int:
     Raises DamageError where no record of ours begins.
     """
     room = len(buffer) - at
-    if room >= EMPTY_RECORD_BYTES:  # a whole record is told by two looks
-        magic, data_bytes = _BEGINS.unpack_from(buffer, at)
-        if magic == MAGIC and DATA_AT + data_bytes + _META_BEGINS.size <= room:
-            meta, name, whole_bytes = _META_BEGINS.unpack_from(buffer, at + DATA_AT + data_bytes)
-            is_ours = meta == b"\x64meta\xb8" and name == b"\x63x_l"
-            if is_ours and DATA_AT + data_bytes + _FIXED_META_BYTES <= whole_bytes <= RECORD_BYTES_MAX:
-                return int(whole_bytes)
-    return _measure(buffer, at)
-
-
-def _measure(buffer: bytes | memoryview, at: int) -> int:
-    if bytes(buffer[at : at + 5]) != MAGIC[: max(0, len(buffer) - at)]:
+    if room < DATA_AT:
+        if bytes(buffer[at : at + 5]) != MAGIC[: max(0, room)]:
+            raise DamageError("no record begins here")
+        return 0
+    magic, data_bytes = _BEGINS.unpack_from(buffer, at)
+    if magic != MAGIC:
         raise DamageError("no record begins here")
-    meta_at = at + DATA_AT
-    if len(buffer) < meta_at:
-        return 0
-    meta_at += _U32.unpack_from(buffer, at + 37)[0]
-    if meta_at - at > RECORD_BYTES_MAX:
+    meta_at = DATA_AT + data_bytes
+    if meta_at > RECORD_BYTES_MAX:
         raise DamageError("impossible data length")
-    if len(buffer) < meta_at + 16:
+    if room < meta_at + _META_BEGINS.size:
         return 0
-    if bytes(buffer[meta_at : meta_at + 6]) != b"\x64meta\xb8" or bytes(buffer[meta_at + 7 : meta_at + 11]) != b"\x63x_l":
+    meta, name, size = _META_BEGINS.unpack_from(buffer, at + meta_at)
+    if meta != b"\x64meta\xb8" or name != b"\x63x_l":
         raise DamageError("no meta after the data")
-    size: int = _U32.unpack_from(buffer, meta_at + 12)[0]
-    if not meta_at - at + _FIXED_META_BYTES <= size <= RECORD_BYTES_MAX:
+    if not meta_at + _FIXED_META_BYTES <= size <= RECORD_BYTES_MAX:
         raise DamageError("impossible record length")
-    return size
+    return int(size)
 
 
 def is_whole(record: bytes | memoryview) -> bool:
