@@ -143,10 +143,11 @@ def test_records_that_wait_are_joined_into_full_batches() -> None:
     assert [len(batch.lengths) for batch in send_all(in_session(outbox))] == [436, 436, 128]
 
 
-def test_numbers_that_do_not_rise_are_our_own_bug() -> None:
+@pytest.mark.parametrize("numbers", [(2, 1), (1, 1), (1, 2, 2, 4)])
+def test_numbers_that_do_not_rise_are_our_own_bug(numbers: tuple[int, ...]) -> None:
     outbox = Outbox(MIB)
     session = in_session(outbox)
-    add(outbox, session.lane, 2, 1)
+    add(outbox, session.lane, *numbers)
     with pytest.raises(AssertionError, match="order of their numbers"):
         session.batch()
 
