@@ -39,8 +39,8 @@ STALL_S: Final = 3.0
 COALESCE_S: Final = 0.01
 """Least time between messages to a writer: a first record leaves at the end of its turn of the loop, those that follow it
 at once leave together. Each message wakes ZeroMQ's thread and, on a machine with few cores, costs the loop its core: with
-100 streams of 50 events a second recording a chunk takes the proxy 7 µs of CPU so, and 23 with 2 ms. It is also how much
-a killed proxy has not handed over; the writer's flush interval, ten times as long, counts for all else."""
+100 streams of 50 events a second recording a chunk took the proxy 12 to 17 µs of CPU so, and 18 to 20 with 2 ms. It is also
+how much a killed proxy has not handed over; the writer's flush interval, ten times as long, counts for all else."""
 LINGER_MS: Final = 200
 RECONNECT_MS: Final = 50
 # A partition that drops packets ends a tcp connection only after minutes; ZMTP's ping finds it in seconds.
