@@ -1,14 +1,16 @@
-"""`segments/deleted.jsonl`: what retention has deleted, and why, so that nobody takes it for lost. Read here, for all.
+"""`segments/deleted.jsonl`: what retention has deleted, and why, so that nobody takes it for lost. Read and written here.
 
     {"segment": "w0-00000001.cbor", "at": 1736524721.5, "reason": "total_max_bytes", "bytes": 104857600,
      "records": 200000, "instances": {"<instance>": [first, last, count]}, "indexed": true}
 
-The writers append, a line a file, before the file goes: where it is still there, it was not deleted (yet). Both files of
-a segment in two formats have the same numbers; as long as one is there, nothing is gone. A line that a full disk cut
-short is followed by the whole one, or its deletion was never written down; it is counted and says nothing.
+The writers, and whoever takes an import back, append a line a file, before the file goes: where it is still there, it
+was not deleted (yet). Both files of a segment in two formats have the same numbers; as long as one is there, nothing is
+gone. A line that a full disk cut short is followed by the whole one, or its deletion was never written down; it is
+counted and says nothing.
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -101,6 +103,32 @@ class Notes:
         """Those of segments that are not there any more, in any format. Blocking. Raises OSError."""
         there = {(name.writer, name.number) for name in segment.find(self._directory)} if self._notes else set()
         return [note for key, note in self._notes.items() if key not in there]
+
+
+def line(segment: str, at: float, reason: str, size_bytes: int, spans: Spans, *, indexed: bool) -> bytes:
+    """The line for a segment file that is about to be deleted; `at` is in seconds since 1970."""
+    told = {
+        "segment": segment, "at": at, "reason": reason, "bytes": size_bytes,
+        "records": sum(count for _, _, count in spans.values()), "instances": spans, "indexed": indexed,
+    }  # fmt: skip
+    return orjson.dumps(told) + b"\n"
+
+
+def append(directory: Path, lines: bytes) -> None:
+    """Put lines at the end of the file, durable when this returns. Blocking. Raises OSError.
+
+    In one write, for others append too, unless the kernel takes less at a time; a line that was cut short before gets an end.
+    """
+    fd = os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        cut_short = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        rest = b"\n" + lines if cut_short else lines
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def parse(line: bytes) -> Note | None:

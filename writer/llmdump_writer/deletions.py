@@ -5,18 +5,14 @@ where the file is still there, it was not deleted (yet). A line that a full disk
 the whole one follows. All writers of a data directory append to the same file, each line in one write. It is never cut.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Final
 
-import orjson
-
-from llmdump import log
+from llmdump import log, retention
 from llmdump.admin import count_swallowed
 from llmdump.footer import Spans
-from llmdump.retention import EMPTY, FILE
-from llmdump_writer.appender import write_all
+from llmdump.retention import EMPTY
 
 PENDING_LINES_MAX: Final = 10_000
 
@@ -25,16 +21,13 @@ class Deletions:
     """Appends to the file. Not for several threads. Blocking; raises nothing: a disk that refuses is tried again."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / FILE
+        self._directory = directory
         self._pending: list[bytes] = []
 
     def note(self, segment: str, at: float, reason: str, size_bytes: int, spans: Spans, *, indexed: bool) -> None:
         """Write down that a segment file is about to be deleted; `at` is in seconds since 1970."""
-        line = {
-            "segment": segment, "at": at, "reason": reason, "bytes": size_bytes,
-            "records": sum(count for _, _, count in spans.values()), "instances": spans, "indexed": indexed,
-        }  # fmt: skip
-        self._pending = [*self._pending[1 - PENDING_LINES_MAX :], orjson.dumps(line) + b"\n"]
+        line = retention.line(segment, at, reason, size_bytes, spans, indexed=indexed)
+        self._pending = [*self._pending[1 - PENDING_LINES_MAX :], line]
         self.write()
 
     def note_empty(self, segment: str) -> bool:
@@ -47,19 +40,9 @@ class Deletions:
         if not self._pending:
             return
         try:
-            self._append(b"".join(self._pending))
+            retention.append(self._directory, b"".join(self._pending))
         except OSError as err:
             count_swallowed("deletion_note")
             log.warning("deletion_not_noted", lines=len(self._pending), error=err.strerror or err)
         else:
             self._pending = []
-
-    def _append(self, lines: bytes) -> None:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(fd).st_size
-            cut_short = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-            write_all(fd, b"\n" + lines if cut_short else lines)
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -44,6 +44,17 @@ _HEADER_BYTES_MAX: Final = 4096
 _BUSY_TIMEOUT_MS: Final = 2000
 
 
+@contextlib.contextmanager
+def alone(data: DataDir) -> Iterator[None]:
+    """Nobody else imports, or takes an import back, in this block. Blocking: waits for those who do. Raises OSError."""
+    lock = os.open(data.run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 class ImportFailedError(RuntimeError):
     """Nothing was imported; the message says why and what to do."""
 
@@ -127,12 +138,11 @@ class Importing:
         self._next_segment = 1
         self._made: list[_Segment] = []
         self._open: set[str] = set()
-        self._lock = -1
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> "Importing":
         """Blocking: one import at a time. Raises OSError, apsw.Error."""
-        self._lock = os.open(self.data.run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._held.enter_context(alone(self.data))
         for left in self.data.segments.glob(f"{WRITER}-*.tmp"):
             left.unlink()
         notes = Notes(self.data.segments)
@@ -146,7 +156,7 @@ class Importing:
         self.known.close()
         for one in self._made:
             one.abandon()
-        os.close(self._lock)
+        self._held.close()
 
     def begin(self, file: str, sha256: str, form: str) -> None:
         """The records of a file follow. Raises OSError."""
