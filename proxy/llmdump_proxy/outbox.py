@@ -367,7 +367,8 @@ class Outbox:
         self, limit_bytes: int, lane: Lane | None = None, *, spills: bool = False, wake: Callable[[], None] | None = None
     ) -> None:
         """`limit_bytes` of records in memory. `lane`: of another instance that has died, with what its file holds.
-        `spills`: somebody writes what is for the file, and reads it back. `wake` is called by `add` unless `awake`."""
+        `spills`: somebody writes what is for the file, and reads it back. `wake` is called by `add`
+        unless `awake`, which it sets."""
         self._limit_bytes = limit_bytes
         self._spill_at_bytes: float = limit_bytes * SPILL_AT if spills else NEVER
         self._pack_bytes = min(BATCH_BYTES_MAX, limit_bytes // SPILL_BATCHES) if spills else BATCH_BYTES_MAX
@@ -398,7 +399,6 @@ class Outbox:
         `full` being set: waiting would not help.
         """
         if not self.awake and self._wake:
-            self.awake = True
             self._wake()
         size = len(record)
         memory_bytes = self.memory_bytes + size

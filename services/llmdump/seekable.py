@@ -9,7 +9,7 @@ as one stream: independent frames, then one skippable frame holding the table:
 
 Frames are large and made with a long window, because agents send their whole history again with each turn: a turn must
 find the one before it. On interleaved 60-turn sessions 256 KiB frames left 39 % of the bytes, 32 MiB frames 2.3 %, at
-the price of up to 50 ms to read something from a frame that is not the last one read: a frame is decompressed from its
+the price of up to some 55 ms to read something from a frame that is not the last one read: a frame is decompressed from its
 beginning, but only as far as is asked for.
 
 The records' own checksums guard the content, so the table carries none.

@@ -180,10 +180,7 @@ def test_of_more_exchanges_than_are_known_the_one_that_was_silent_longest_is_for
             await reading.until("open", 5)
             await of_silent.until("end")
             assert of_silent.ended, "nothing more will come of the one that is forgotten"
-            for number in (1, 2, 5):
-                append(
-                    place.path, place.instance.record(new_id(number), 1, "end", b"", {}, se=True, x_end="complete", tc=1, tb=9)
-                )
+            place.end(1, 2, 5)
             await reading.until("end", 2)
             assert reading.ids("open") == [new_id(number) for number in (1, 2, 3, 4, 5)]
             assert reading.ids("end") == [new_id(1), new_id(5)]
@@ -205,10 +202,7 @@ def test_of_those_that_the_index_has_open_the_oldest_is_forgotten_first(
             await reading.until("open", 3)
             place.open(4)
             await reading.until("open", 4)
-            for number in (1, 2, 4):
-                append(
-                    place.path, place.instance.record(new_id(number), 1, "end", b"", {}, se=True, x_end="complete", tc=1, tb=9)
-                )
+            place.end(1, 2, 4)
             await reading.until("end", 2)
             assert reading.ids("end") == [new_id(2), new_id(4)]
 
